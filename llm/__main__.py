@@ -1,0 +1,7 @@
+"""`python -m llm COMMAND`."""
+
+import sys
+
+from llm.command_line import main
+
+sys.exit(main(sys.argv[1:]))

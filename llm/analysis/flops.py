@@ -1,0 +1,127 @@
+"""Floating-point operations per token under named conventions, and how much of an accelerator's peak they use.
+
+A multiply-add is two operations. The forward pass multiplies each token's activations once with every weight of a
+matrix product; the backward pass does so twice (for the gradient of the activations and of the weights). What is
+recomputed (`model.remat`) is not counted: this is model FLOPs utilisation, not hardware FLOPs utilisation (Chowdhery et
+al. 2022, PaLM, appendix B).
+
+    6N                    weights only
+    6N+attention_causal   and the scores and weighted sums that a causal mask leaves: half of the square
+    6N+attention_full     and the whole square, as PaLM and most published numbers count
+
+N is the number of weights in matrix products: blocks and head, tied or not, neither embedding tables (looked up) nor
+norms and biases (added or scaled). Sliding windows shrink attention under both; attention across documents packed into
+one row is counted as if it happened, so that a token costs the same in every batch.
+"""
+
+from typing import Literal, get_args
+
+from llm.config import ModelConfig
+
+Convention = Literal['6N', '6N+attention_causal', '6N+attention_full']
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+DEFAULT_CONVENTION: Convention = '6N+attention_causal'
+VERSION = 1  # of the definitions above; numbers are comparable within a version
+
+
+def matmul_weights(model: ModelConfig) -> int:
+    """N: how many weights a token meets in matrix products, the head included whether tied or not."""
+    attention = 2 * model.width * model.key_size * (model.num_heads + model.kv_heads)  # query, output; key, value
+    feed_forward = (3 if model.gated else 2) * model.width * model.hidden_width
+    return model.num_layers * (attention + feed_forward) + model.vocab_size * model.width
+
+
+def attention_keys(window: int | None, length: int, causal: bool) -> float:
+    """Keys a query meets on average in a row of `length` tokens.
+
+    Causal counts the area under the diagonal, length / 2 without a window (the half of a key that the diagonal adds is
+    left out, as is usual), and window - window^2 / (2 length) with one.
+    """
+    span = length if window is None else min(window, length)
+    return span - span**2 / (2 * length) if causal else float(span)
+
+
+def forward_flops_per_token(
+    model: ModelConfig, sequence_length: int, convention: Convention = DEFAULT_CONVENTION
+) -> float:
+    """FLOPs of one token's forward pass, averaged over a row of `sequence_length` tokens.
+
+    Raises:
+        ValueError: for a convention that is not one of `CONVENTIONS`.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f'FLOP convention is {convention!r}; it must be one of {", ".join(CONVENTIONS)}')
+    weights = 2.0 * matmul_weights(model)
+    if convention == '6N':
+        return weights
+    causal = convention == '6N+attention_causal'
+    keys = sum(attention_keys(window, sequence_length, causal) for window in model.layer_windows)
+    return weights + 4 * model.num_heads * model.key_size * keys  # query-key scores, and their weighted sum of values
+
+
+def training_flops_per_token(
+    model: ModelConfig, sequence_length: int, convention: Convention = DEFAULT_CONVENTION
+) -> float:
+    """FLOPs of one token's forward and backward pass: 6N plus, for attention_full, PaLM's 12 L H Q T."""
+    return 3 * forward_flops_per_token(model, sequence_length, convention)
+
+
+# Dense peaks from the vendors' data sheets in TFLOP/s (sparsity off): (bfloat16, float16), None where the device has no
+# such unit. Keys are `jax.Device.device_kind`, matched by their beginning, the longest first. One JAX device is a chip,
+# but a core (half a chip) on TPU v2 and v3.
+_PEAK_TFLOPS: dict[str, tuple[float | None, float | None]] = {
+    'NVIDIA A100': (312, 312),
+    'NVIDIA RTX A6000': (154.8, 154.8),
+    'NVIDIA H100': (989.4, 989.4),  # SXM reports itself as 'NVIDIA H100 80GB HBM3'
+    'NVIDIA H100 PCIe': (756, 756),
+    'NVIDIA H100 NVL': (835.5, 835.5),
+    'NVIDIA H200': (989.4, 989.4),
+    'NVIDIA H200 NVL': (835.5, 835.5),
+    'NVIDIA B200': (2250, 2250),
+    'NVIDIA GB200': (2500, 2500),
+    'NVIDIA L4': (121, 121),
+    'NVIDIA L40S': (362, 362),
+    'NVIDIA GeForce RTX 3090': (71, 71),
+    'NVIDIA GeForce RTX 4090': (165.2, 165.2),
+    'Tesla V100-SXM2': (None, 125),
+    'Tesla V100-PCIE': (None, 112),
+    'Tesla T4': (None, 65),
+    'TPU v2': (22.5, None),
+    'TPU v3': (61.5, None),
+    'TPU v4': (275, None),
+    'TPU v4 lite': (138, None),  # v4i
+    'TPU v5': (459, None),  # v5p
+    'TPU v5p': (459, None),
+    'TPU v5 lite': (197, None),
+    'TPU v5e': (197, None),
+    'TPU v6 lite': (918, None),
+    'TPU v6e': (918, None),
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Dense peak of one device in FLOP/s, or None where it is not known.
+
+    Args:
+        device_kind: `jax.devices()[0].device_kind`.
+        dtype: of the matrix products' operands. float32 is None: which unit runs it (plain or TF32) is the compiler's
+            choice, so there is no one peak.
+    """
+    column = {'bfloat16': 0, 'float16': 1}.get(dtype)
+    names = [name for name in _PEAK_TFLOPS if device_kind == name or device_kind.startswith((f'{name} ', f'{name}-'))]
+    if column is None or not names:
+        return None
+    peak = _PEAK_TFLOPS[max(names, key=len)][column]
+    return None if peak is None else peak * 1e12
+
+
+def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None, num_devices: int = 1) -> float | None:
+    """Model FLOPs utilisation, a fraction of the peak of all devices; None where the peak is not known.
+
+    Args:
+        tokens_per_second: over all devices.
+        flops_per_token: of training, see `training_flops_per_token`; name its convention beside the result.
+        peak: of one device in FLOP/s, see `peak_flops`.
+        num_devices: how many devices share the work.
+    """
+    return None if peak is None else tokens_per_second * flops_per_token / (peak * num_devices)

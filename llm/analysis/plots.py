@@ -1,0 +1,150 @@
+"""Line plots as inline SVG for our HTML pages.
+
+Nothing is drawn in a fixed colour: text and axes take the page's own, and series the variables `--series-1` … that the
+page defines for light and for dark. No pyplot, so no global state and nothing that needs a display.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+NUM_COLOURS = 8  # series colours that the pages define; later series repeat them with another dash
+MOST_POINTS = 600  # more than a screen can show; longer series are averaged in equal groups
+_TEXT, _GRID, _SERIES = '#0a0b01', '#0a0b02', '#0a0b1{}'  # stand-ins, replaced by the page's colours below
+_SETTINGS = {'svg.fonttype': 'none', 'font.family': 'sans-serif', 'font.size': 10, 'axes.unicode_minus': True}
+
+
+class Series(NamedTuple):
+    """One line of a plot.
+
+    Attributes:
+        name: shown in the legend when there are several.
+        x: one number per point.
+        y: one number per point; None or NaN leaves a gap.
+        colour: from 0; series of one thing share it.
+        marked: draw the points too (for few, costly measurements).
+        dashed: a dashed line.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    colour: int = 0
+    marked: bool = False
+    dashed: bool = False
+
+    @property
+    def broken(self) -> bool:
+        return self.dashed or self.colour >= NUM_COLOURS
+
+
+def line_plot(
+    title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_y: bool = False, from_zero: bool = False
+) -> Markup:
+    """Draws the series over each other.
+
+    Args:
+        title: what is shown; also what a screen reader says and what makes the ids in the SVG unique, so give each plot
+            of a page its own.
+        x_label: with unit.
+        y_label: with unit.
+        series: at least one, with at least one point.
+        log_y: logarithmic y axis.
+        from_zero: start the y axis at 0, so that noise looks as small as it is.
+
+    Returns:
+        A `<figure>` with its title, an `<svg>` that scales with the page, and a legend if there are several series.
+    """
+    with matplotlib.rc_context(_SETTINGS | {'svg.hashsalt': title}):
+        figure = Figure(figsize=(5.0, 3.0), layout='constrained')
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        for one in series:
+            x, y = _thinned(one)
+            axes.plot(
+                x,
+                y,
+                color=_SERIES.format(one.colour % NUM_COLOURS),
+                linewidth=1.6,
+                marker='o' if one.marked or len(x) == 1 else None,
+                markersize=3.5,
+                linestyle='--' if one.broken else '-',
+            )
+        _style(axes, x_label, y_label, log_y)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
+    svg = _inline(buffer.getvalue(), title)
+    return Markup('<figure><figcaption>{}</figcaption>{}{}</figure>').format(title, svg, _legend(series))
+
+
+def _legend(series: Sequence[Series]) -> Markup:
+    if len(series) < 2:
+        return Markup('')
+    item = Markup('<li><span class="swatch{}" style="color: var(--series-{})"></span>{}</li>')
+    items = [item.format(' dashed' if s.broken else '', s.colour % NUM_COLOURS + 1, s.name) for s in series]
+    return Markup('<ul class="legend">{}</ul>').format(Markup('').join(items))
+
+
+def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.array([math.nan if v is None else v for v in values], np.float64) for values in (series.x, series.y))
+    group = -(-len(x) // MOST_POINTS) if len(x) else 1
+    if group == 1:
+        return x, y
+    starts = np.arange(0, len(x), group)
+    sizes = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+
+
+def _style(axes, x_label: str, y_label: str, log_y: bool) -> None:
+    axes.set_xlabel(x_label, color=_TEXT)
+    axes.set_ylabel(y_label, color=_TEXT)
+    axes.grid(True, color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ('top', 'right', 'left'):
+        axes.spines[side].set_visible(False)
+    axes.spines['bottom'].set_color(_GRID)
+    axes.tick_params(colors=_TEXT, length=0, labelsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    if log_y:
+        axes.set_yscale('log')
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _tick(value: float, _position: int) -> str:
+    if value != 0 and not 1e-2 <= abs(value) < 1e15:
+        return f'{value:.1e}'.replace('.0e', 'e').replace('e-0', 'e−').replace('e+', 'e')
+    for factor, suffix in ((1e12, ' T'), (1e9, ' B'), (1e6, ' M')):
+        if abs(value) >= factor:
+            return f'{value / factor:g}{suffix}'
+    return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:g}'
+
+
+def _inline(svg: str, title: str) -> Markup:
+    """Leaves of matplotlib's file what an HTML page needs, with the page's font and colours."""
+    svg = svg[svg.index('<svg') :].strip()
+    svg = (
+        re.sub(r' (?:xmlns|xmlns:xlink|width|height|version)="[^"]*"', '', svg[: svg.index('>')])
+        + svg[svg.index('>') :]
+    )
+    svg = re.sub(r'<style type="text/css">.*?</style>|<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', '<g', svg).replace('xlink:href', 'href')  # the groups' names repeat in every plot
+    svg = re.sub(r' ?font-family: [^;]*;', '', svg)
+    svg = svg.replace(_TEXT, 'currentColor').replace(_GRID, 'var(--grid)')
+    svg = re.sub(_SERIES.format(r'(\d)'), lambda match: f'var(--series-{int(match[1]) + 1})', svg)
+    svg = re.sub(r'\n\s*', ' ', svg).replace('<g/> ', '')
+    return Markup(svg.replace('<svg', Markup('<svg role="img" aria-label="{}"').format(title), 1))

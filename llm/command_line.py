@@ -1,0 +1,181 @@
+"""From what the user typed to a command's `run`, and from what it raises to one line and an exit code."""
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import importlib
+import importlib.util
+import io
+import pathlib
+import pkgutil
+import re
+import sys
+import traceback
+from typing import Any
+
+import tyro
+
+from llm import commands
+from llm.config import Config
+from llm.errors import Interrupted, MachineError, UserError
+
+NO_SPACE = 'No space left on device'
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command. Returns the exit code: 0 done, 2 the user's mistake, 1 the machine's, 128 + signal if stopped."""
+    debug = '--debug' in arguments
+    arguments = [argument for argument in arguments if argument != '--debug']
+    try:
+        if not arguments or arguments[0] in ('-h', '--help'):
+            print(overview())
+            return 0 if arguments else 2
+        _run(arguments[0], arguments[1:])
+        sys.stdout.flush()
+        return 0
+    except (UserError, MachineError, Interrupted) as error:
+        return _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _fail('interrupted', 130, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; nobody is there to be told
+        return 1
+    except (OSError, MemoryError) as error:
+        return _fail(_machine_failure(error), 1, debug)
+    except Exception as error:
+        if NO_SPACE in str(error):
+            return _fail(NO_SPACE.lower() + '; free some, then run the same command again', 1, debug)
+        return _fail(
+            f'{type(error).__name__}: {_first_line(error)} (a bug, or a broken machine: --debug shows where)', 1, debug
+        )
+
+
+def command_names() -> list[str]:
+    return sorted(module.name.replace('_', '-') for module in pkgutil.iter_modules(commands.__path__))
+
+
+def overview() -> str:
+    """The text of `python -m llm --help`."""
+    lines = ['usage: python -m llm COMMAND [OPTIONS]', '', 'commands:']
+    for name in command_names():
+        summary = (_module(name).__doc__ or '').split('\n')[0]
+        lines.append(f'  {name:10} {summary}')
+    return '\n'.join([*lines, '', '`python -m llm COMMAND --help` lists the options; --debug shows tracebacks.'])
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f'llm.commands.{name.replace("-", "_")}')
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    if name not in command_names():
+        close = difflib.get_close_matches(name, command_names(), n=1)
+        hint = f'perhaps you meant {close[0]}' if close else f'choose one of {", ".join(command_names())}'
+        raise UserError(f'there is no command {name!r}; {hint}')
+    module = _module(name)
+    program = f'python -m llm {name}'
+    if not getattr(module, 'TAKES_CONFIG', False):
+        module.run(_parse(module.Args, arguments, program, module.__doc__))
+        return
+    file, arguments = _config_file(arguments)
+    default = load_config(file) if file else Config()
+    # One flat parser: the command's own options beside the fields of the config.
+    combined = dataclasses.dataclass(frozen=True)(type('Options', (module.Args, Config), {}))
+    own = {f.name: _default(f) for f in dataclasses.fields(module.Args)}
+    start = combined(**own, **{f.name: getattr(default, f.name) for f in dataclasses.fields(Config)})
+    parsed = _parse(combined, arguments, program, module.__doc__, start)
+    pick = lambda cls: cls(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(cls)})
+    module.run(pick(module.Args), pick(Config))
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+
+
+def _config_file(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config FILE` out of the arguments: its values are the defaults of all other options."""
+    for i, argument in enumerate(arguments):
+        if argument == '--config':
+            if i + 1 == len(arguments):
+                raise UserError('--config needs a file, such as configs/quickstart.py')
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+        if argument.startswith('--config='):
+            return argument.removeprefix('--config='), arguments[:i] + arguments[i + 1 :]
+    return None, arguments
+
+
+def load_config(file: str) -> Config:
+    """Runs a Python config file and returns what its `get_config()` does.
+
+    Raises:
+        UserError: if it cannot be read or run, or returns something else.
+    """
+    path = pathlib.Path(file)
+    if not path.is_file():
+        raise UserError(f'there is no config file {file}; look in configs/')
+    spec = importlib.util.spec_from_file_location('glassbox_config', path)
+    if spec is None or spec.loader is None:
+        raise UserError(f'{file} is not a Python file (NAME.py with get_config())')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        raise UserError(f'{file}: {_first_line(error) or type(error).__name__}') from error
+    if not isinstance(config, Config):
+        raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
+    return config
+
+
+def _parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
+    """tyro's parser, with its boxed errors turned into one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                args=arguments,
+                **({} if default is None else {'default': default}),
+                prog=program,
+                description=description,
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The content of tyro's error box: what is wrong, and the nearest option there is."""
+    lines = [re.sub(r'[╭╮╰╯│─]+', ' ', line).strip() for line in box.splitlines()]
+    text = ' '.join(line for line in lines if line)
+    text = re.sub(r'^(Parsing error|Unrecognized options|Value error|Invalid choice|Required options)\s+', '', text)
+    nearest = re.search(r'Perhaps you meant:\s+(--\S+)', text)
+    text = re.split(
+        r'\s+(?:Argument helptext|Available subcommands|Perhaps you meant|Similar|For full helptext)', text
+    )[0]
+    text = re.sub(r'Error parsing (\S+): \1', r'\1', text)
+    return (
+        text.rstrip('.')
+        + (f'; perhaps you meant {nearest.group(1)}' if nearest else '')
+        + ' (--help lists the options)'
+    )
+
+
+def _machine_failure(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f'{NO_SPACE.lower()}{f" for {error.filename}" if error.filename else ""}; free some, then run it again'
+    return f'{type(error).__name__}: {_first_line(error)}'
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split('\n')[0][:400]
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f'error: {message}', file=sys.stderr)
+    return code

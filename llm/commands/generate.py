@@ -1,0 +1,140 @@
+"""Write text with a trained model: sampling or beam search, streamed to stdout."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from llm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Args:
+    """`python -m llm generate --workdir DIR --prompt TEXT`. Stdout gets what follows the prompt, not the prompt."""
+
+    workdir: str  # the run whose model writes
+    prompt: str  # text to continue; - reads all of stdin, its last newline included
+    step: int | None = None  # checkpoint to load, in updates made; None is the last
+    ema: bool = False  # load the averaged parameters instead of the raw ones
+    max_new_tokens: int = 128  # most tokens to write; the end-of-sequence token ends earlier
+    temperature: float = 1.0  # logits are divided by it; 0 always takes the most probable token
+    top_k: int = 0  # draw from this many most probable tokens; 0 is all
+    top_p: float = 1.0  # draw from the fewest tokens whose probability reaches this
+    min_p: float = 0.0  # draw from tokens at least this fraction as probable as the most probable one
+    repetition_penalty: float = 1.0  # above 1 makes tokens that occurred, in the prompt too, less probable
+    num_samples: int = 1  # texts to write, with the seeds seed, seed + 1, ...
+    beam_size: int = 0  # beams of a beam search, of which the best text is written; 0 samples instead
+    length_penalty: float = 1.0  # beam search: score is log-probability / length in tokens to this power
+    seed: int = 0  # of the random numbers
+    stop: tuple[str, ...] = ()  # strings that end a text; they are not written
+    show_probabilities: bool = False  # first print a table of the most probable next tokens
+    past_context: Literal['error', 'slide'] = 'error'  # a full context: refuse, or forget its oldest half and go on
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Args)}
+NOT_WITH_BEAMS = (
+    'temperature',
+    'top_k',
+    'top_p',
+    'min_p',
+    'repetition_penalty',
+    'num_samples',
+    'seed',
+    'stop',
+    'past_context',
+)
+TABLE_ROWS = 10
+BAR_WIDTH = 10  # characters of a probability of 1
+
+
+def run(args: Args) -> None:
+    """Writes to stdout.
+
+    Raises:
+        UserError: for settings out of range or that do not combine, a missing run, or a prompt that does not fit.
+    """
+    from llm.inference.sampling import SamplingParams
+
+    check(args)
+    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    try:
+        samplings = [
+            SamplingParams(**{name: getattr(args, name) for name in names} | {'seed': args.seed + sample})
+            for sample in range(args.num_samples)
+        ]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    generator = load(args)
+    prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
+
+    if args.show_probabilities:
+        show(generator, prompt, samplings[0])
+    if args.beam_size:
+        best, *_ = generator.beam(
+            prompt,
+            beam_size=args.beam_size,
+            max_new_tokens=args.max_new_tokens,
+            length_penalty=args.length_penalty,
+        )
+        print(best.text)
+        return
+    for number, sampling in enumerate(samplings, 1):
+        if args.num_samples > 1:
+            print(f'===== sample {number} of {args.num_samples}, seed {sampling.seed} =====', flush=True)
+        for piece in generator.stream(
+            prompt, sampling, max_new_tokens=args.max_new_tokens, stop=args.stop, past_context=args.past_context
+        ):
+            print(piece, end='', flush=True)
+        print(flush=True)
+
+
+def check(args: Args) -> None:
+    """Refuses what a setting of its own cannot see: numbers of texts and beams, and what does not combine."""
+    if args.max_new_tokens < 1:
+        raise UserError(f'--max-new-tokens is {args.max_new_tokens}; ask for at least 1')
+    if args.num_samples < 1:
+        raise UserError(f'--num-samples is {args.num_samples}; ask for at least 1')
+    if args.beam_size < 0:
+        raise UserError(f'--beam-size is {args.beam_size}; it must be at least 1, or 0 to sample')
+    clashes = NOT_WITH_BEAMS if args.beam_size else ('length_penalty',)
+    given = [f'--{name.replace("_", "-")}' for name in clashes if getattr(args, name) != DEFAULTS[name]]
+    if given and args.beam_size:
+        raise UserError(
+            f'{", ".join(given)} and --beam-size do not combine: beams are not drawn or cut; drop the one or the other'
+        )
+    if given:
+        raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
+
+
+def load(args: Args):
+    """The run's model, parameters and tokenizer, as a `Generator`."""
+    from llm.inference.generate import Generator
+    from llm.model.transformer import Transformer
+    from llm.tokenizer import Tokenizer
+    from llm.training import checkpoint
+    from llm.workdir import Workdir
+
+    workdir = Workdir.open(args.workdir)
+    model = Transformer(workdir.config().model)
+    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    _, params = checkpoint.load_params(workdir, args.step, args.ema)
+    return Generator(model, params, tokenizer)
+
+
+def show(generator, prompt: str | bytes, sampling) -> None:
+    """Prints what the model thinks comes next and, where the settings change it, what they make of it."""
+    from llm.inference.sampling import SamplingParams
+
+    plain = SamplingParams(seed=sampling.seed)
+    tables = [('Next token, as the model has it', plain), ('Next token, as it is drawn', sampling)]
+    for title, params in tables if sampling != plain else tables[:1]:
+        print(title)
+        for line in table(generator.next_token_table(prompt, TABLE_ROWS, params)):
+            print(line)
+        print(flush=True)
+
+
+def table(rows: list[tuple[str, int, float]]) -> list[str]:
+    """Lines like `Paris  0.82 ████████` of (piece, id, probability)."""
+    width = max(len(piece) for piece, _, _ in rows)
+    return [f'{piece:<{width}}  {p:.2f} {"█" * round(p * BAR_WIDTH)}'.rstrip() for piece, _, p in rows]

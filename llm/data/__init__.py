@@ -1,0 +1,1 @@
+"""Corpora to documents, documents to a token store, a token store to batches."""

@@ -1,0 +1,67 @@
+"""What a run runs on: versions, hardware, the code's own version. Written down so that a number can be traced."""
+
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import subprocess
+
+PACKAGE = pathlib.Path(__file__).parent
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit, with a hash of uncommitted changes if there are any; for an installed copy, a hash of its sources."""
+    git = lambda *args: subprocess.run(('git', *args), cwd=PACKAGE, capture_output=True, timeout=30)
+    try:
+        tracked = git('ls-files', '--error-unmatch', '__init__.py')
+        if tracked.returncode == 0:
+            commit = git('rev-parse', '--short=12', 'HEAD').stdout.decode().strip()
+            return commit if not git('status', '--porcelain', '.').stdout else f'{commit}+{_sources_hash()}'
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    return f'sources-{_sources_hash()}'
+
+
+def _sources_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob('*.py')):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b'\0' + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def processors() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def environment() -> dict[str, str | int]:
+    """Versions and hardware. Imports jax."""
+    import flax
+    import jax
+    import optax
+    import orbax.checkpoint
+
+    return {
+        'python': platform.python_version(),
+        'jax': jax.__version__,
+        'flax': flax.__version__,
+        'optax': optax.__version__,
+        'orbax': orbax.checkpoint.__version__,
+        'device': jax.devices()[0].device_kind,
+        'devices': jax.device_count(),
+        'cpu': _cpu_model(),
+        'cores': processors(),
+        'system': f'{platform.system()} {platform.release()}',
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

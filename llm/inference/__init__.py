@@ -1,0 +1,1 @@
+"""Parameters to text: sampling, cached decoding, beam search, generation."""

@@ -1,0 +1,74 @@
+"""A matrix product and the layer around it: the one place that knows how this device multiplies fastest."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Float
+
+from llm.config import ModelConfig
+from llm.model.dtypes import activation_dtype, wide
+from llm.model.initializers import Role, kernel_init, random_parameter
+
+
+def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:
+    """`x @ kernel` with operands in `compute_dtype`, accumulated in float32. Returns `activation_dtype`."""
+    dtype = jnp.dtype(config.compute_dtype)
+    if jax.default_backend() == 'cpu':
+        rows = x.reshape(-1, x.shape[-1])
+        return _cpu_product(rows, kernel, dtype.name).reshape(*x.shape[:-1], kernel.shape[1])
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=activation_dtype(config))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cpu_product(x, kernel, dtype):
+    """`x @ kernel` whose backward pass, too, multiplies row-major matrices only: two to four times as fast on a CPU."""
+    return _forward(x, kernel, dtype)[0]
+
+
+def _forward(x, kernel, dtype):
+    return _product(x.astype(dtype), kernel.astype(dtype)), (x, kernel)
+
+
+def _backward(dtype, saved, gradient):
+    x, kernel = saved
+    x_gradient = _product(gradient.astype(dtype), kernel.astype(dtype).T)
+    kernel_gradient = _product(x.astype(dtype).T, gradient.astype(dtype))
+    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+_cpu_product.defvjp(_forward, _backward)
+
+
+def _product(x, y):
+    row_major = lambda z: jax.lax.optimization_barrier(with_layout_constraint(z, Layout((0, 1))))
+    return row_major(jax.lax.dot(row_major(x), row_major(y), preferred_element_type=wide(x.dtype)))
+
+
+class Linear(nn.Module):
+    """`x @ kernel (+ bias)`.
+
+    Attributes:
+        features: size of the result.
+        config: dtypes and the initialiser.
+        use_bias: whether there is a bias, starting at 0.
+        role: which initialiser the kernel gets.
+    """
+
+    features: int
+    config: ModelConfig
+    use_bias: bool = False
+    role: Role = 'input'
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*batch inner']) -> Float[Array, '*batch outer']:
+        param_dtype = self.config.param_dtype
+        init = kernel_init(self.config, self.role)
+        kernel = random_parameter(self, 'kernel', init, (x.shape[-1], self.features), param_dtype)
+        y = matmul(x, kernel, self.config)
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.dtype(param_dtype))
+            y = y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+        return y

@@ -1,0 +1,168 @@
+"""The model: ids to logits, a pure function of its parameters."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from llm.config import ModelConfig
+from llm.model.attention import Context
+from llm.model.block import Block
+from llm.model.dropout import Dropout
+from llm.model.dtypes import wide
+from llm.model.embedding import Embedding
+from llm.model.kv_cache import KVCache
+from llm.model.linear import Linear
+from llm.model.masks import make_mask
+from llm.model.norms import Norm
+from llm.model.positions import LearnedPositions, sinusoidal
+from llm.model.rope import rope_angles
+
+REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+
+
+class Output(NamedTuple):
+    """What the model returns.
+
+    Attributes:
+        logits: next-token scores, or None if not asked for.
+        hidden: the residual stream after the final norm.
+        cache: keys and values including the new tokens, or None without a cache.
+    """
+
+    logits: Float[Array, 'batch length vocabulary'] | None
+    hidden: Float[Array, 'batch length width']
+    cache: KVCache | None
+
+
+class Transformer(nn.Module):
+    """A stack of blocks, scanned: one is compiled, whatever the depth.
+
+    `Transformer(config.model).apply({'params': params}, tokens)` is a pure function; nothing is hidden in the module.
+    With `rngs={'dropout': key}` dropout is on.
+    """
+
+    config: ModelConfig
+
+    def setup(self):
+        config = self.config
+        self.embedding = Embedding(config)
+        if config.position == 'learned':
+            self.positions = LearnedPositions(config)
+        if config.embedding_norm:
+            self.embedding_norm = Norm(config)
+        self.embedding_dropout = Dropout(config.dropout)
+        block = Block
+        if config.remat != 'none':
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT_POLICIES[config.remat])
+        scanned = nn.scan(
+            block,
+            variable_axes={'params': 0, 'intermediates': 0},
+            split_rngs={'params': True, 'dropout': True},
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=config.num_layers,
+        )
+        self.blocks = scanned(config)
+        self.final_norm = Norm(config)
+        if not config.tied_embeddings:
+            self.lm_head = Linear(config.vocab_size, config, use_bias='lm_head' in config.biases, role='head')
+
+    def __call__(
+        self,
+        tokens: Int[Array, 'batch length'],
+        segment_ids: Int[Array, 'batch length'] | None = None,
+        positions: Int[Array, 'batch length'] | None = None,
+        cache: KVCache | None = None,
+        example_ids: Int[Array, 'batch'] | None = None,
+        with_logits: bool = True,
+    ) -> Output:
+        """Reads tokens, each attending to itself and the earlier ones of its segment.
+
+        Args:
+            tokens: ids below `vocab_size`.
+            segment_ids: documents packed in a row, from 1; 0 is padding. With a cache: which of the new tokens are real
+                (a prefix of each row).
+            positions: place of each token in its document; by default its place in the row.
+            cache: keys and values of the past; the new tokens are written behind them.
+            example_ids: number of each row in the global batch, for dropout.
+            with_logits: whether to project onto the vocabulary, the largest array of a small model.
+        """
+        config = self.config
+        batch, length = tokens.shape
+        steps = jnp.arange(length, dtype=jnp.int32)[None, :]
+        if cache is None:
+            index = key_index = steps
+            key_length = write_at = None
+            query_segments = key_segments = segment_ids
+        else:
+            added = (
+                jnp.full((batch,), length, jnp.int32)
+                if segment_ids is None
+                else jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
+            )
+            write_at = cache.lengths
+            index = steps + write_at[:, None]
+            key_index = jnp.arange(cache.capacity, dtype=jnp.int32)[None, :]
+            key_length = write_at + added
+            query_segments = key_segments = None
+        positions = jnp.broadcast_to(index, tokens.shape) if positions is None else positions
+        mask = make_mask(
+            'causal',
+            index,
+            key_index,
+            query_segments=query_segments,
+            key_segments=key_segments,
+            key_length=key_length,
+        )
+        context = Context(
+            mask=mask,
+            query_index=index,
+            key_index=key_index,
+            rope=self._rope(positions) if config.position == 'rope' else None,
+            distance=self._distance(positions, key_index, cache) if config.position == 'alibi' else None,
+            write_at=write_at,
+            example_ids=jnp.arange(batch) if example_ids is None else example_ids,
+        )
+        x = self.embedding(tokens)
+        if config.position == 'learned':
+            x = x + self.positions(positions).astype(x.dtype)
+        elif config.position == 'sinusoidal':
+            x = x + sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
+        x = self.embedding_dropout(x, context.example_ids)
+        cached = None if cache is None else (cache.keys, cache.values)
+        x, cached = self.blocks(x, (self._windows(), cached), context)
+        hidden = self.final_norm(x)
+        if cache is not None:
+            cache = KVCache(*cached, key_length)
+        if self.is_initializing() and not config.tied_embeddings:
+            self.lm_head(hidden)
+        return Output(self.unembed(hidden) if with_logits else None, hidden, cache)
+
+    def unembed(self, hidden: Float[Array, '*batch width']) -> Float[Array, '*batch vocabulary']:
+        """Logits of hidden vectors, in `logit_dtype`."""
+        config = self.config
+        logits = self.embedding.attend(hidden) if config.tied_embeddings else self.lm_head(hidden)
+        logits = logits.astype(jnp.dtype(config.logit_dtype))
+        if config.logit_softcap is not None:
+            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+        return logits
+
+    def _windows(self):
+        """The window of each layer as an array scanned beside the parameters, or None if every layer sees all."""
+        windows = self.config.layer_windows
+        if all(window is None for window in windows):
+            return None
+        return jnp.array([2**30 if window is None else window for window in windows], jnp.int32)
+
+    def _rope(self, positions):
+        config = self.config
+        return rope_angles(positions, config.key_size, config.rope_base, wide(config.compute_dtype))
+
+    def _distance(self, positions, key_index, cache):
+        keys = positions if cache is None else jnp.broadcast_to(key_index, (positions.shape[0], key_index.shape[1]))
+        return (positions[:, :, None] - keys[:, None, :]).astype(jnp.float32)

@@ -1,0 +1,145 @@
+"""Next-token cross-entropy, with the vocabulary projection cut into chunks when the logits are too large to hold."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from llm.config import NextToken
+from llm.model.dtypes import wide
+from llm.model.transformer import Transformer
+
+Batch = dict[str, Array]
+Metrics = dict[str, tuple[Array, Array]]
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers of the objective that a compiled step takes as arguments."""
+
+    z_loss: Float[Array, '']
+    label_smoothing: Float[Array, '']
+
+
+def hyperparameters(config: NextToken) -> Hyperparameters:
+    return Hyperparameters(jnp.float32(config.z_loss), jnp.float32(config.label_smoothing))
+
+
+def token_losses(
+    logits: Float[Array, 'batch length vocabulary'], targets: Int[Array, 'batch length'], hyper: Hyperparameters
+) -> tuple[Float[Array, 'batch length'], Float[Array, 'batch length'], Float[Array, 'batch length']]:
+    """Per position: what is minimised, the negative log-likelihood in nats, and whether the best guess was right.
+
+    What is minimised is (1 - s) nll + s mean over the vocabulary of -log p + z logsumexp^2, with s the label smoothing
+    (Szegedy et al. 2016) and z the z-loss (Chowdhery et al. 2022).
+    """
+    logits = logits.astype(wide(logits.dtype))
+    largest = jnp.max(logits, axis=-1)
+    log_normalizer = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nll = log_normalizer - chosen
+    uniform = log_normalizer - jnp.mean(logits, axis=-1)
+    smoothing, z_loss = (h.astype(nll.dtype) for h in (hyper.label_smoothing, hyper.z_loss))
+    minimised = nll + smoothing * (uniform - nll) + z_loss * jnp.square(log_normalizer)
+    return minimised, nll, (chosen >= largest).astype(nll.dtype)
+
+
+def make_loss(config: NextToken, model: Transformer, hyper: Hyperparameters):
+    """Builds the objective.
+
+    Returns:
+        `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets`, `loss_weights`,
+        `segment_ids` and `positions`, all (batch, length), and optionally `example_ids` (batch,). `rng` switches
+        dropout on; None leaves it off. `metrics` has `loss` (nats, without smoothing and z-loss) and `accuracy`.
+    """
+
+    def loss(params: Any, batch: Batch, rng: Array | None) -> tuple[Array, Array, Metrics]:
+        hidden = model.apply(
+            {'params': params},
+            batch['inputs'],
+            segment_ids=batch['segment_ids'],
+            positions=batch['positions'],
+            example_ids=batch.get('example_ids'),
+            with_logits=False,
+            rngs=None if rng is None else {'dropout': rng},
+        ).hidden
+        head = {name: params[name] for name in ('embedding', 'lm_head') if name in params}
+        labels = (batch['targets'], batch['loss_weights'])
+        total, (nll, correct) = _chunked_sum(model, config.vocabulary_chunk, head, hidden, labels, hyper)
+        weight = jnp.sum(batch['loss_weights'])
+        return total, weight, {'loss': (nll, weight), 'accuracy': (correct, weight)}
+
+    return loss
+
+
+def _sums(model, head, hidden, labels, hyper):
+    """Sums over all positions of what is minimised, of the likelihood, and of right guesses."""
+    targets, weights = labels
+    logits = model.apply({'params': head}, hidden, method='unembed')
+    sums = [jnp.sum(values * weights) for values in token_losses(logits, targets, hyper)]
+    return sums[0], tuple(sums[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked_sum(model, chunk, head, hidden, labels, hyper):
+    """`_sums`, never holding the logits of more than `chunk` positions of a row.
+
+    The forward pass computes each chunk's gradient on the spot (the loss is a sum, so its cotangent is one number to
+    multiply by later); the projection is not computed twice.
+    """
+    return _map_chunks(lambda *args: _sums(model, *args, hyper), chunk, head, hidden, labels)
+
+
+def _chunked_sum_forward(model, chunk, head, hidden, labels, hyper):
+    with_gradient = jax.value_and_grad(lambda *args: _sums(model, *args, hyper), argnums=(0, 1), has_aux=True)
+    sums, (head_gradient, hidden_gradient) = _map_chunks(
+        with_gradient, chunk, head, hidden, labels, stacked_gradient=True
+    )
+    return sums, (head_gradient, hidden_gradient, labels, hyper)
+
+
+def _chunked_sum_backward(model, chunk, saved, cotangent):
+    head_gradient, hidden_gradient, (_, weights), hyper = saved
+    scale = lambda gradient: gradient * cotangent[0].astype(gradient.dtype)
+    no_gradient = (None, jnp.zeros_like(weights)), jax.tree.map(jnp.zeros_like, hyper)
+    return jax.tree.map(scale, head_gradient), scale(hidden_gradient), *no_gradient
+
+
+_chunked_sum.defvjp(_chunked_sum_forward, _chunked_sum_backward)
+
+
+def _map_chunks(function, chunk, head, hidden, labels, stacked_gradient=False):
+    """Calls `function(head, hidden, labels)` on chunks of the length axis and adds up what it returns.
+
+    With `stacked_gradient`, the last thing returned is the gradient for the chunk of `hidden`: these are put in a row.
+    """
+    batch, length, _ = hidden.shape
+    if chunk == 0 or chunk >= length:
+        return function(head, hidden, labels)
+    chunks = -(-length // chunk)
+
+    def cut(x):
+        padding = ((0, 0), (0, chunks * chunk - length)) + ((0, 0),) * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    pieces = jax.tree.map(cut, (hidden, labels))
+
+    def step(total, piece):
+        result = function(head, *piece)
+        if stacked_gradient:
+            sums, (head_gradient, hidden_gradient) = result
+            return jax.tree.map(jnp.add, total, (sums, head_gradient)), hidden_gradient
+        return jax.tree.map(jnp.add, total, result), None
+
+    first = jax.tree.map(lambda piece: piece[0], pieces)
+    shapes = jax.eval_shape(function, head, *first)
+    if stacked_gradient:
+        shapes = (shapes[0], shapes[1][0])
+    start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, hidden_gradients = jax.lax.scan(step, start, pieces)
+    if not stacked_gradient:
+        return total
+    sums, head_gradient = total
+    whole = hidden_gradients.swapaxes(0, 1).reshape(batch, chunks * chunk, -1)[:, :length]
+    return sums, (head_gradient, whole)

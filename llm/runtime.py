@@ -1,0 +1,103 @@
+"""Choices that change the last bits of a result: made at a run's first start, stored with it, kept when it resumes."""
+
+import dataclasses
+import os
+import re
+import time
+
+from llm.config import Config
+from llm.environment import processors
+from llm.errors import UserError
+from llm.workdir import Workdir
+
+GAIN = 1.2  # bfloat16 is chosen where it multiplies this much faster than float32
+
+
+def prepare_host(workdir: Workdir | None = None) -> None:
+    """Fixes the number of host threads and switches the cache of compiled programs on.
+
+    XLA reads the thread count when jax is first imported, and how a sum is cut over threads shows in its last bits; so
+    a run that resumes takes the number it was started with.
+    """
+    stored = workdir.runtime() if workdir is not None else {}
+    os.environ.setdefault('NPROC', str(stored.get('host_threads', processors())))
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ notes, unless asked for
+    import jax
+
+    from llm import cache
+
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'compiled'))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def choose(config: Config, workdir: Workdir) -> dict:
+    """The choices of a run: those stored with it, or at its first start those for this machine, which are stored now.
+
+    Raises:
+        UserError: if the run was started on something else than what is here.
+    """
+    import jax
+
+    here = {
+        'device_kind': jax.devices()[0].device_kind,
+        'host_threads': int(os.environ.get('NPROC', processors())),
+        'xla_flags': _xla_flags(),
+    }
+    stored = workdir.runtime()
+    for name, value in here.items():
+        if stored and stored[name] != value:
+            raise UserError(
+                f'{workdir.path} was started with {name} {stored[name]!r} and here it is {value!r}, which changes the '
+                'last bits; resume it there, or fork it into a new workdir with --init-from.workdir '
+                f'{workdir.path} --init-from.continue-step True --init-from.optimizer-state True'
+            )
+    if not stored:
+        stored = here | {'jax': jax.__version__, 'compute_dtype': compute_dtype(config)}
+        workdir.write_runtime(stored)
+    return stored
+
+
+def resolve(config: Config, choices: dict | None = None) -> Config:
+    """The config with `model.compute_dtype` 'auto' replaced by what was chosen, or is chosen now."""
+    if config.model.compute_dtype != 'auto':
+        return config
+    dtype = choices['compute_dtype'] if choices else compute_dtype(config)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype=dtype))
+
+
+def compute_dtype(config: Config) -> str:
+    """What 'auto' means here: bfloat16 on accelerators, and on a CPU that is measured to multiply it faster."""
+    if config.model.compute_dtype != 'auto':
+        return config.model.compute_dtype
+    import jax
+
+    if jax.default_backend() != 'cpu':
+        return 'bfloat16'
+    return (
+        'bfloat16' if _product_seconds(config, 'float32') > GAIN * _product_seconds(config, 'bfloat16') else 'float32'
+    )
+
+
+def _product_seconds(config: Config, dtype: str) -> float:
+    """The best of five times of one feed-forward product, there and back."""
+    import jax
+    import jax.numpy as jnp
+
+    from llm.model.linear import matmul
+
+    model = dataclasses.replace(config.model, compute_dtype=dtype)
+    x, kernel = jnp.ones((2048, model.width)), jnp.ones((model.width, model.hidden_width))
+    product = jax.jit(lambda x, kernel: jax.vjp(lambda *args: matmul(*args, model), x, kernel)[1](x @ kernel))
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, kernel))
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _xla_flags() -> str:
+    """The user's flags for XLA, without the number of virtual devices: that may change between starts."""
+    flags = re.sub(r'--xla_force_host_platform_device_count=\d+', '', os.environ.get('XLA_FLAGS', ''))
+    return ' '.join(flags.split())

@@ -1,0 +1,225 @@
+"""Checkpoints: written in the background by Orbax, believed only with a manifest whose SHA-256 sums match.
+
+    checkpoints/STEP/params/ opt_state/ ema/    arrays, each readable alone
+    checkpoints/STEP/manifest.json              written last: the sums of all files, and the run's record at that step
+
+A checkpoint without a manifest was never finished. One whose files do not match their sums is passed over, loudly, for
+the newest that does: Orbax itself restores flipped bits without a word.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from llm.config import CheckpointConfig
+from llm.errors import MachineError, UserError
+from llm.training.train_state import TrainState, abstract_state
+from llm.workdir import Workdir, write_atomically
+
+MANIFEST = 'manifest.json'
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, oldest to newest."""
+
+    def __init__(self, workdir: Workdir):
+        self._directory = workdir.checkpoints.absolute()
+        self._manager = None
+        self._unfinished: tuple[int, dict] | None = None  # being written: its step and record
+
+    def steps(self) -> list[int]:
+        """Steps with a manifest."""
+        return sorted(int(path.parent.name) for path in self._directory.glob(f'[0-9]*/{MANIFEST}'))
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The run's record stored with a checkpoint: data position, accounting, recent losses."""
+        return json.loads((self._directory / str(step) / MANIFEST).read_text())['record']
+
+    def save(self, step: int, state: TrainState, record: dict[str, Any], keep: CheckpointConfig) -> None:
+        """Starts writing a checkpoint in the background, after finishing the one before."""
+        self.finish(keep)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._open().save(step, args=ocp.args.Composite(**items))
+        self._unfinished = (step, record)
+
+    def poll(self, keep: CheckpointConfig) -> None:
+        """Finishes the checkpoint being written if its files are all there; never waits for them."""
+        if self._unfinished is not None and not self._open().is_saving_in_progress():
+            self.finish(keep)
+
+    def finish(self, keep: CheckpointConfig) -> None:
+        """Waits until everything is on disk, writes the manifest, and deletes what `keep` does not ask for."""
+        if self._unfinished is None:
+            return
+        (step, record), self._unfinished = self._unfinished, None
+        try:
+            self._open().wait_until_finished()
+        except Exception as error:
+            raise MachineError(f'cannot write checkpoint {step} in {self._directory}: {_reason(error)}') from error
+        if jax.process_index() == 0:
+            self.write_record(step, record)
+            for old in sorted(set(self.steps()) - self._kept(keep)):
+                self.delete(old)
+
+    def _kept(self, keep: CheckpointConfig) -> set[int]:
+        steps = self.steps()
+        kept = set(steps[-keep.keep_last :])
+        if keep.keep_every is not None:
+            kept |= {step for step in steps if step % keep.keep_every == 0}
+        if keep.keep_best:
+            losses = {step: self.record(step).get('held_out_loss') for step in steps}
+            kept |= set(sorted((s for s in steps if losses[s] is not None), key=losses.get)[:1])
+        return kept
+
+    def write_record(self, step: int, record: dict[str, Any]) -> None:
+        """Writes the manifest of a checkpoint, or replaces the record in it, as one atomic act."""
+        folder = self._directory / str(step)
+        body = {'step': step, 'record': record, 'files': _sums(folder)}
+        write_atomically(folder / MANIFEST, json.dumps(body | {'sha256': _digest(body)}, indent=1))
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint, its manifest first: what is half removed does not count."""
+        folder = self._directory / str(step)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def delete_unfinished(self) -> None:
+        """Removes what a crash left half written."""
+        for folder in self._directory.glob('[0-9]*'):
+            if not (folder / MANIFEST).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def newest_good(self, at_most: int | None = None) -> int | None:
+        """The newest checkpoint that verifies, or None; warns of each one that does not."""
+        for step in reversed(self.steps()):
+            if at_most is not None and step > at_most:
+                continue
+            problem = self.problem(step)
+            if problem is None:
+                return step
+            logging.warning('checkpoint %d is damaged (%s); falling back to an earlier one', step, problem)
+        return None
+
+    def problem(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's files, or None."""
+        folder = self._directory / str(step)
+        try:
+            body = json.loads((folder / MANIFEST).read_text())
+            expected = body.pop('sha256')
+        except (OSError, ValueError, KeyError):
+            return f'{MANIFEST} cannot be read'
+        if expected != _digest(body):
+            return f'{MANIFEST} does not match its own sum'
+        found = _sums(folder)
+        for name, digest in body['files'].items():
+            if name not in found:
+                return f'{name} is missing'
+            if found[name] != digest:
+                return f'{name} does not match its sum'
+        return None
+
+    def restore(self, step: int, abstract: Any, items: tuple[str, ...]) -> dict[str, Any]:
+        """Reads some of a checkpoint's items.
+
+        Args:
+            step: one of `steps()`, verified.
+            abstract: a TrainState of shapes, dtypes and (optionally) shardings.
+            items: 'params', 'opt_state', 'ema'.
+        """
+        wanted = {name: tree for name, tree in _items(abstract).items() if name in items}
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()})
+        restored = self._open().restore(step, args=args)
+        return {name: restored[name] for name in wanted}
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=None, cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        return self._manager
+
+
+def load_params(workdir: Workdir, step: int | None = None, ema: bool = False) -> tuple[int, Any]:
+    """Opens the parameters of a run on this process's first device.
+
+    Args:
+        workdir: the run's.
+        step: which checkpoint; None is the newest good one.
+        ema: the averaged parameters instead of the raw ones.
+
+    Returns:
+        The step and the parameter tree.
+
+    Raises:
+        UserError: if the workdir has no such checkpoint, or it is damaged.
+    """
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
+    if step is None:
+        step = checkpoints.newest_good()
+        if step is None:
+            raise UserError(f'every checkpoint in {workdir.checkpoints} is damaged; train again, or restore a copy')
+    elif step not in steps:
+        raise UserError(f'{workdir.path} has no checkpoint {step}; it has {", ".join(map(str, steps))}')
+    elif problem := checkpoints.problem(step):
+        raise UserError(f'checkpoint {step} of {workdir.path} is damaged: {problem}')
+    abstract = abstract_state(workdir.config())
+    if ema and abstract.ema is None:
+        raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    item = 'ema' if ema else 'params'
+    try:
+        return step, checkpoints.restore(step, with_sharding(abstract, here), (item,))[item]
+    finally:
+        checkpoints.close()
+
+
+def with_sharding(abstract: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The same tree of shapes and dtypes, to be restored to where `sharding` says."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+
+
+def params_sha256(params: Any) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters."""
+    digest = hashlib.sha256()
+    for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
+        value = np.asarray(value)
+        digest.update(f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'.encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What is stored of a state, each part readable alone. The step is in the folder's name."""
+    items = {'params': state.params, 'opt_state': state.opt_state}
+    return items if state.ema is None else items | {'ema': state.ema}
+
+
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(folder.rglob('*')):
+        if path.is_file() and not path.name.startswith(MANIFEST):
+            with open(path, 'rb') as file:
+                sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, 'sha256').hexdigest()
+    return sums
+
+
+def _digest(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    return str(error).strip().split('\n')[0][:200] or type(error).__name__

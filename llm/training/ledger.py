@@ -1,0 +1,108 @@
+"""What a run has done so far: exact tokens, FLOPs and seconds, recent losses, batches left out. Kept in checkpoints."""
+
+import math
+import time
+from typing import Any
+
+import jax
+
+from llm.analysis import flops
+from llm.config import Config
+from llm.training.divergence import divergence
+from llm.training.metrics import MetricsWriter, means
+
+
+def new_record() -> dict[str, Any]:
+    """The record of a run that has done nothing."""
+    return {
+        'tokens': 0,  # predicted tokens trained on
+        'seconds': 0.0,  # training time: without compiling, evaluating and saving
+        'timed_tokens': 0,  # tokens of those seconds
+        'recent_losses': [],  # of the last good steps, for telling an explosion
+        'skipped': [],  # ranges [start, end) of batches left out
+        'rollbacks': [],  # [step of divergence, step gone back to] of each
+        'held_out_loss': None,  # if evaluated at this very step
+    }
+
+
+class Ledger:
+    """Reads the metrics of finished steps, keeps the record, and writes rows."""
+
+    def __init__(self, config: Config, writer: MetricsWriter, record: dict[str, Any]):
+        self.record = record
+        self._config, self._writer = config, writer
+        self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
+        device = jax.devices()[0]
+        self._peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
+        self._clock: float | None = None  # when the last timed step ended
+        self._since_row = (0.0, 0)  # seconds and tokens timed up to the last row
+        self._shown = ''
+        self.mark()
+
+    def mark(self) -> None:
+        """Starts a new interval of throughput."""
+        self._since_row = (self.record['seconds'], self.record['timed_tokens'])
+
+    def read(self, step: int, metrics: dict[str, tuple[Any, Any]]) -> str | None:
+        """Waits for a step's metrics and enters them. Returns what is wrong with the step, if it diverged."""
+        tokens = int(jax.device_get(metrics['loss'][1]))
+        values = means(metrics)
+        now = time.perf_counter()
+        record, config = self.record, self._config
+        trouble = divergence(config.divergence, values['loss'], values['grad_norm'], record['recent_losses'])
+        if trouble is not None:
+            return trouble
+        record['recent_losses'] = [*record['recent_losses'], values['loss']][-config.divergence.window :]
+        record['tokens'] += tokens
+        if self._clock is not None:
+            record['seconds'] += now - self._clock
+            record['timed_tokens'] += tokens
+        self._clock = now
+        if step % config.log.every == 0 or step == config.training.steps:
+            self._write_row(step, values)
+        return None
+
+    def _write_row(self, step: int, values: dict[str, Any]) -> None:
+        speed = self._speed()
+        self._writer.write(
+            'train',
+            step,
+            **values,
+            perplexity=math.exp(min(values['loss'], 700)),
+            **self.totals(),
+            tokens_per_second=speed,
+            mfu=None if speed is None else self._mfu(speed),
+        )
+        self.mark()
+        self._shown = f'loss {values["loss"]:.3f}' + ('' if speed is None else f', {speed:,.0f} tokens/s')
+        if speed is not None and self._mfu(speed) is not None:
+            self._shown += f', MFU {self._mfu(speed):.1%}'
+
+    def _speed(self) -> float | None:
+        seconds = self.record['seconds'] - self._since_row[0]
+        return (self.record['timed_tokens'] - self._since_row[1]) / seconds if seconds > 0 else None
+
+    def _mfu(self, tokens_per_second: float) -> float | None:
+        return flops.mfu(tokens_per_second, self._flops_per_token, self._peak, jax.device_count())
+
+    def totals(self) -> dict[str, Any]:
+        """Tokens, training FLOPs (by the default convention) and seconds so far."""
+        tokens = self.record['tokens']
+        return {'tokens': tokens, 'flops': tokens * self._flops_per_token, 'seconds': self.record['seconds']}
+
+    def mean_speed(self) -> float | None:
+        """Tokens per second over the whole run."""
+        return self.record['timed_tokens'] / self.record['seconds'] if self.record['seconds'] > 0 else None
+
+    def pause(self) -> None:
+        """Stops the clock, at a moment when the device is idle."""
+        self._clock = None
+
+    def resume(self) -> None:
+        """Starts the clock again, right before the next step is dispatched."""
+        self._clock = time.perf_counter()
+
+    @property
+    def shown(self) -> str:
+        """The last row in a few words, for the progress bar."""
+        return self._shown

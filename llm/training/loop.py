@@ -1,0 +1,271 @@
+"""The training loop. Dispatches step N, then reads the metrics of step N - 1: the host never holds the device up."""
+
+import json
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from llm import config as config_lib
+from llm import runtime
+from llm.config import Config
+from llm.data.batches import TrainBatches, data_index
+from llm.data.prepare import Prepared, prepare
+from llm.environment import code_version, environment
+from llm.errors import Interrupted, MachineError, UserError
+from llm.inference.generate import Generator
+from llm.inference.sampling import SamplingParams
+from llm.model import Transformer
+from llm.parallel import mesh as mesh_lib
+from llm.tokenizer import Tokenizer
+from llm.training import divergence
+from llm.training.checkpoint import Checkpoints, params_sha256, with_sharding
+from llm.training.evaluate import Evaluator
+from llm.training.initialize import initialize, restore
+from llm.training.ledger import Ledger
+from llm.training.metrics import MetricsWriter
+from llm.training.signals import StopSignal
+from llm.training.train_state import abstract_state
+from llm.training.train_step import hyperparameters, make_train_step
+from llm.workdir import Workdir
+
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95)  # of the samples along the way
+
+
+def train(config: Config, path: str | os.PathLike, progress: bool = True) -> dict[str, Any]:
+    """Trains until `config.training.steps` updates are made, going on where the workdir stopped.
+
+    Args:
+        config: the run's.
+        path: the workdir; made if there is none.
+        progress: whether to draw a progress bar on stderr.
+
+    Returns:
+        The summary, as stored in summary.json.
+
+    Raises:
+        UserError: if the workdir holds another run, or the config or its data cannot be used.
+        MachineError: if the loss diverges for good, or the disk is full.
+        Interrupted: if a signal came; the state is saved.
+    """
+    workdir = Workdir(path)
+    _check_stored(config, workdir)
+    prepared = prepare(config, _existing_tokenizer(config, workdir))
+    batches = TrainBatches(config, prepared.train)
+    mesh = mesh_lib.data_mesh()
+    mesh_lib.check_divides(mesh, config.training.batch_size // config.training.accumulation, 'rows of a micro-batch')
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(workdir.path / '.lock', timeout=0):
+            if not workdir.tokenizer_file.is_file():
+                prepared.tokenizer.save(workdir.tokenizer_file)
+            workdir.write_config(config)
+            resolved = runtime.resolve(config, runtime.choose(config, workdir))
+            run = _Run(resolved, workdir, prepared, batches, mesh)
+            try:
+                return run.train(progress)
+            finally:
+                run.close()
+    except Timeout as error:
+        raise UserError(
+            f'another process is training in {workdir.path}; wait for it, or use another workdir'
+        ) from error
+
+
+def _check_stored(config: Config, workdir: Workdir) -> None:
+    """Refuses to go on with another config than the workdir's."""
+    if not (workdir.path / 'config.json').is_file():
+        if workdir.checkpoints.exists():
+            raise UserError(f'{workdir.path} has checkpoints but no config.json; restore it, or use another workdir')
+        return
+    differences = config_lib.difference(workdir.config(), config, ignore=('run_length', 'logging'))
+    if differences:
+        shown = ', '.join(f'{name} was {a!r} and is now {b!r}' for name, (a, b) in differences.items())
+        raise UserError(f'{workdir.path} holds a run with another config: {shown}; use another workdir')
+
+
+def _existing_tokenizer(config: Config, workdir: Workdir) -> Tokenizer | None:
+    """The tokenizer of this run, or of the run it starts from; None if one has to be trained."""
+    if not workdir.tokenizer_file.is_file() and config.init_from.workdir:
+        workdir = Workdir.open(config.init_from.workdir)
+    return Tokenizer.load(workdir.tokenizer_file) if workdir.tokenizer_file.is_file() else None
+
+
+class _Run:
+    """One attempt: what the loop needs at hand, and the state it moves."""
+
+    def __init__(self, config: Config, workdir: Workdir, prepared: Prepared, batches: TrainBatches, mesh):
+        self.config, self.workdir, self.prepared, self.batches, self.mesh = config, workdir, prepared, batches, mesh
+        sharding = mesh_lib.replicated(mesh)
+        self.checkpoints = Checkpoints(workdir)
+        self.state, record, self.origin = initialize(config, self.checkpoints, sharding)
+        self.step = int(self.state.step)
+        if self.step > config.training.steps:
+            raise UserError(
+                f'{workdir.path} is at step {self.step}, past training.steps {config.training.steps}; ask for more, or '
+                'use another workdir'
+            )
+        if workdir.repair_metrics():
+            logging.warning('cut a torn last line off %s', workdir.metrics_file)
+        self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
+        self.ledger = Ledger(config, self.writer, record)
+        self.evaluator = Evaluator(config, prepared.tokenizer, prepared.held_out, mesh)
+        self.abstract = with_sharding(abstract_state(config), sharding)
+        self.hyper = jax.device_put(hyperparameters(config), sharding)
+        self.train_step = jax.jit(make_train_step(config, config.log.per_layer), donate_argnums=0)
+        self.rows = mesh_lib.local_rows(mesh, config.training.batch_size)
+        self.facts = {
+            'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params)),
+            'data': prepared.statistics,
+            'config_hash': config_lib.config_hash(config),
+            'identity_hash': config_lib.identity_hash(config),
+            'code_version': code_version(),
+            'environment': environment(),
+        }
+
+    def train(self, progress: bool) -> dict[str, Any]:
+        total = self.config.training.steps
+        self._note('start', self.origin)
+        self._write_summary('running', self.origin)
+        if self.step == 0 and not self.checkpoints.steps():
+            self._save()  # so that there is always something to go back to
+        stream = self._stream()
+        bar = tqdm(total=total, initial=self.step, unit='step', disable=not progress, dynamic_ncols=True)
+        with StopSignal() as stop, bar:
+            pending = None  # the step whose metrics are on their way
+            while self.step < total:
+                self.state, metrics = self.train_step(self.state, self._place(next(stream)), self.hyper)
+                self.step += 1
+                ready, pending = pending, (self.step, metrics)
+                evaluating = self.step % self.config.evaluation.every == 0 or self.step == total
+                saving = self.step % self.config.checkpoint.every == 0 or self.step == total or stop.signal is not None
+                lost = self._read(ready)
+                if lost is None and (evaluating or saving):
+                    lost, pending = self._read(pending), None
+                if lost is not None:
+                    self._roll_back(*lost)
+                    stream, pending = self._stream(), None
+                    bar.n = self.step
+                    continue
+                bar.set_postfix_str(self.ledger.shown, refresh=False)
+                bar.update()
+                self.checkpoints.poll(self.config.checkpoint)
+                if evaluating or saving:
+                    self.ledger.pause()
+                    self.ledger.record['held_out_loss'] = self._evaluate() if evaluating else None
+                    if saving:
+                        self._save()
+                    if stop.signal is not None and self.step < total:
+                        self.checkpoints.finish(self.config.checkpoint)
+                        message = f'stopped by signal {stop.signal} at step {self.step}; the same command goes on'
+                        self._write_summary('interrupted', message)
+                        raise Interrupted(stop.signal)
+                    self.ledger.resume()
+        self.checkpoints.finish(self.config.checkpoint)
+        if 'held_out' not in self.facts:
+            self._evaluate()  # a run that was stopped between its last checkpoint and its summary
+        return self._write_summary('done', f'{total} steps', params_sha256=params_sha256(self.state.params))
+
+    def close(self) -> None:
+        self.writer.close()
+        self.checkpoints.close()
+
+    def _stream(self):
+        return self.batches.iterate(self.step, self.ledger.record['skipped'], self.rows)
+
+    def _place(self, batch):
+        return mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+
+    def _read(self, pending) -> tuple[int, str] | None:
+        """Enters a step's metrics. Returns the step and the reason if the run is lost there."""
+        if pending is None:
+            return None
+        reason = self.ledger.read(*pending)
+        return None if reason is None else (pending[0], reason)
+
+    def _evaluate(self) -> float:
+        """Measures the held-out text, all of it after the last step, and writes a sample. Returns the loss."""
+        last = self.step == self.config.training.steps
+        windows = None if last else self.config.evaluation.max_windows
+        measured = self.evaluator.measure(self.state.params, windows)
+        if self.state.ema is not None:
+            averaged = self.evaluator.measure(self.state.ema, windows)
+            measured |= {f'ema_{name}': averaged[name] for name in ('loss', 'bits_per_byte')}
+        self.writer.write('evaluation', self.step, **measured)
+        if last:
+            self.facts['held_out'] = measured
+        if self.config.evaluation.sample_tokens:
+            prompt = self.config.evaluation.sample_prompt
+            generator = Generator(Transformer(self.config.model), self.state.params, self.prepared.tokenizer)
+            limit = self.config.evaluation.sample_tokens
+            (sample,) = generator.generate([prompt], SAMPLING, max_new_tokens=limit, past_context='slide')
+            self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
+        return measured['loss']
+
+    def _save(self) -> None:
+        state = self.state
+        if jax.default_backend() == 'cpu':
+            state = jax.tree.map(jnp.copy, state)  # the next step takes this memory while it is still being written
+        record = json.loads(json.dumps(self.ledger.record))
+        self.checkpoints.save(self.step, state, record, self.config.checkpoint)
+        self.writer.sync()
+
+    def _roll_back(self, lost_at: int, reason: str) -> None:
+        """Goes back to a checkpoint from before `lost_at`, leaving out the batches that led there."""
+        config, record = self.config.divergence, self.ledger.record
+        self.checkpoints.finish(self.config.checkpoint)
+        offending = data_index(lost_at - 1, record['skipped'])
+        if len(record['rollbacks']) >= config.max_rollbacks:
+            message = f'diverged at step {lost_at} (batch {offending}): {reason}; {self._diagnose(lost_at)}'
+            self._write_summary('failed', message)
+            raise MachineError(f'gave up after {config.max_rollbacks} rollbacks. {message}')
+        limit = lost_at - 1
+        if record['rollbacks'] and lost_at - record['rollbacks'][-1][0] <= config.window:
+            limit = min(limit, record['rollbacks'][-1][1] - 1)  # the last place gone back to did not help
+        good = self.checkpoints.newest_good(max(limit, self.checkpoints.steps()[0]))
+        if good is None:
+            raise MachineError(f'diverged at step {lost_at} ({reason}) and no checkpoint to go back to verifies')
+        for step in self.checkpoints.steps():
+            if step > good:
+                self.checkpoints.delete(step)
+        first = data_index(max(lost_at - config.skip, good), record['skipped'])
+        changed = {
+            'skipped': divergence.merge(record['skipped'], (first, offending + 1)),
+            'rollbacks': [*record['rollbacks'], [lost_at, good]],
+        }
+        self.ledger.record = self.checkpoints.record(good) | changed
+        self.checkpoints.write_record(good, self.ledger.record)
+        self.state = restore(self.checkpoints, good, self.abstract)
+        self.step = good
+        self.ledger.pause()
+        self.ledger.mark()
+        message = f'{reason} at step {lost_at}; back at step {good}, leaving out batches {first} to {offending}'
+        logging.warning('%s', message)
+        self._note('rollback', message)
+
+    def _diagnose(self, lost_at: int) -> str:
+        """Replays from the last good checkpoint up to the lost step, and looks at what it was about to do."""
+        self.step = self.checkpoints.newest_good(lost_at - 1)
+        if self.step is None:
+            return 'no checkpoint verifies, so the step cannot be replayed'
+        state = restore(self.checkpoints, self.step, self.abstract)
+        for batch in self._stream():
+            if self.step == lost_at - 1:
+                return divergence.diagnose(self.config, state.params, self._place(batch))
+            state, _ = self.train_step(state, self._place(batch), self.hyper)
+            self.step += 1
+
+    def _note(self, event: str, message: str) -> None:
+        self.writer.write('event', self.step, event=event, message=message)
+        logging.info('%s', message)
+
+    def _write_summary(self, status: str, message: str, **more: Any) -> dict[str, Any]:
+        speed = {'tokens_per_second': self.ledger.mean_speed()}
+        standing = {'status': status, 'step': self.step, 'message': message}
+        summary = standing | self.facts | self.ledger.totals() | speed | more
+        self.workdir.write_summary(summary)
+        return summary

@@ -1,0 +1,97 @@
+"""The optimizer as one optax chain: clip, precondition, decay, scale by the schedule.
+
+Which parameter is what is decided by its name, in one table.
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from llm.config import SGD, Adafactor, AdamW, Config, Lion, Muon
+from llm.training.muon import scale_by_muon
+from llm.training.schedule import learning_rate_factor
+
+# First match wins. Matrices and embeddings decay, vectors do not; Muon takes the matrices only.
+GROUPS = (
+    (r'^blocks/.*/kernel$', 'matrix'),
+    (r'^(embedding|positions)/table$', 'embedding'),
+    (r'^lm_head/kernel$', 'embedding'),
+    (r'(^|/)(scale|bias)$', 'vector'),
+)
+
+Hyper = dict[str, Array]
+
+
+def hyperparameters(config: Config) -> Hyper:
+    """The optimizer's numbers, as the compiled step takes them: changing one recompiles nothing."""
+    numbers = dict(vars(config.optimizer))
+    for name in ('clip_norm', 'ema_decay'):
+        if getattr(config.training, name) is not None:
+            numbers[name] = getattr(config.training, name)
+    return {name: jnp.float32(value) for name, value in numbers.items()}
+
+
+def groups(params: Any) -> Any:
+    """The group of each parameter: 'matrix', 'embedding' or 'vector', in the shape of the tree.
+
+    Raises:
+        ValueError: for a parameter that the table does not know.
+    """
+
+    def find(path, _):
+        name = '/'.join(key.key for key in path)
+        for pattern, group in GROUPS:
+            if re.search(pattern, name):
+                return group
+        raise ValueError(f'parameter {name} is in no group; add a pattern to llm.training.optimizer.GROUPS')
+
+    return jax.tree_util.tree_map_with_path(find, params)
+
+
+def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation:
+    """Builds the chain.
+
+    Args:
+        config: the kind of optimizer, the schedule.
+        hyper: `hyperparameters(config)`, or traced numbers in its place.
+    """
+    decayed = optax.add_decayed_weights(
+        hyper['weight_decay'], mask=lambda params: jax.tree.map(lambda group: group != 'vector', groups(params))
+    )
+
+    def descend(peak):
+        return optax.scale_by_schedule(lambda count: -peak * learning_rate_factor(config.schedule, count + 1))
+
+    chain = [optax.clip_by_global_norm(hyper['clip_norm'])] if 'clip_norm' in hyper else []
+    if isinstance(config.optimizer, Muon):
+        adam = optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'])
+        parts = {
+            'matrix': optax.chain(scale_by_muon(hyper['momentum']), decayed, descend(hyper['learning_rate'])),
+            'other': optax.chain(adam, decayed, descend(hyper['adam_learning_rate'])),
+        }
+        labels = lambda params: jax.tree.map(lambda group: 'matrix' if group == 'matrix' else 'other', groups(params))
+        return optax.chain(*chain, optax.partition(parts, labels))
+    preconditioner = {
+        AdamW: lambda: optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'], eps=hyper['epsilon']),
+        Adafactor: lambda: _each_layer(
+            optax.chain(
+                optax.scale_by_factored_rms(decay_rate=hyper['decay_rate']),
+                optax.clip_by_block_rms(1.0),
+                optax.scale_by_param_block_rms(),
+            )
+        ),
+        Lion: lambda: optax.scale_by_lion(b1=hyper['b1'], b2=hyper['b2']),
+        SGD: lambda: optax.trace(decay=hyper['momentum']),
+    }[type(config.optimizer)]()
+    return optax.chain(*chain, preconditioner, decayed, descend(hyper['learning_rate']))
+
+
+def _each_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies to each layer's tensors on their own what would otherwise see the stack of all layers as one tensor."""
+    stacked = optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))
+    labels = lambda params: {name: 'stacked' if name == 'blocks' else 'single' for name in params}
+    return optax.partition({'stacked': stacked, 'single': transform}, labels)

@@ -1,0 +1,103 @@
+"""One update: gradients of the summed loss over micro-batches, divided once, then the optimizer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from llm.config import Config
+from llm.model import Transformer
+from llm.objectives import next_token
+from llm.training.optimizer import hyperparameters as optimizer_hyperparameters
+from llm.training.optimizer import make_optimizer
+from llm.training.schedule import learning_rate_factor
+from llm.training.train_state import TrainState
+
+Metrics = dict[str, tuple[Array, Array]]
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Every number of the step that is an argument, not a constant: runs that differ only in these share a program."""
+    return {
+        'optimizer': optimizer_hyperparameters(config),
+        'objective': next_token.hyperparameters(config.objective),
+        'seed': jnp.uint32(config.seed),
+    }
+
+
+def make_train_step(config: Config, per_layer: bool = False):
+    """Builds the pure step `(state, batch, hyper) -> (state, metrics)`.
+
+    Args:
+        config: the run's.
+        per_layer: also report the norm of gradient, update and parameter of every tensor (per layer, where stacked).
+
+    Returns:
+        The step. `batch` is a dictionary of (batch, length) arrays; metrics are (sum, weight) pairs: `loss`,
+        `accuracy`, `grad_norm`, `update_norm`, `param_norm`, `learning_rate`.
+    """
+    model = Transformer(config.model)
+
+    def step(state: TrainState, batch: dict[str, Array], hyper: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        loss = next_token.make_loss(config.objective, model, hyper['objective'])
+        optimizer = make_optimizer(config, hyper['optimizer'])
+        rng = None
+        if config.model.dropout > 0:
+            rng = jax.random.fold_in(jax.random.key(hyper['seed']), state.step)
+        gradients, weight, metrics = _summed_gradients(loss, state.params, batch, rng, config.training.accumulation)
+        gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            decay = hyper['optimizer']['ema_decay']
+            ema = jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
+        peak = hyper['optimizer']['learning_rate']
+        values = {
+            'grad_norm': optax.global_norm(gradients),
+            'update_norm': optax.global_norm(updates),
+            'param_norm': optax.global_norm(params),
+            'learning_rate': peak * learning_rate_factor(config.schedule, state.step + 1),
+        }
+        if per_layer:
+            for kind, tree in (('grad', gradients), ('update', updates), ('param', params)):
+                values |= {f'{kind}_norm/{name}': norm for name, norm in _tensor_norms(tree).items()}
+        metrics |= {name: (value, jnp.ones_like(value)) for name, value in values.items()}
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
+
+    return step
+
+
+def _summed_gradients(loss, params, batch, rng, accumulation):
+    """Sums of gradients, weights and metrics over the micro-batches."""
+    batch = batch | {'example_ids': jnp.arange(batch['inputs'].shape[0], dtype=jnp.int32)}
+
+    def of(micro_batch):
+        def summed(params):
+            total, weight, metrics = loss(params, micro_batch, rng)
+            return total, (weight, metrics)
+
+        gradients, (weight, metrics) = jax.grad(summed, has_aux=True)(params)
+        return gradients, weight, metrics
+
+    if accumulation == 1:
+        return of(batch)
+    # Every accumulation-th row, so that each device's rows stay where they are.
+    split = lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
+    micro_batches = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], micro_batches))
+    start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    add = lambda total, micro_batch: (jax.tree.map(jnp.add, total, of(micro_batch)), None)
+    return jax.lax.scan(add, start, micro_batches)[0]
+
+
+def _tensor_norms(tree) -> dict[str, Array]:
+    """The norm of each tensor by its path; stacked tensors have one per layer."""
+    norms = {}
+    for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = '/'.join(key.key for key in path)
+        axes = tuple(range(1, value.ndim)) if name.startswith('blocks/') else None
+        norms[name] = jnp.sqrt(jnp.sum(jnp.square(value.astype(jnp.float32)), axis=axes))
+    return norms

@@ -1,0 +1,139 @@
+"""What a run leaves on disk, and how to open one again.
+
+    config.json       the config, with its schema version
+    runtime.json      choices made at the first start that change bits (device kind, host threads), and who made them
+    tokenizer.model   text to ids
+    metrics.jsonl     the truth, append-only: one row per logged step, evaluation, sample and event
+    events/           the same for TensorBoard
+    checkpoints/      parameters, optimizer state and data position by step
+    summary.json      how the run stands: `status` is running, done, interrupted or failed
+    report.html       for people
+
+Rows of metrics.jsonl carry `kind` (train, evaluation, sample, event), `step` (updates made) and `attempt` (starts so
+far). A later attempt may log a step again; readers take the last row.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from llm import config as config_lib
+from llm.errors import UserError
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replaces the file as a whole: a reader, or a crash, sees the old text or the new one."""
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    with open(temporary, 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Workdir:
+    """One run's folder."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> 'Workdir':
+        """Opens a folder that a run has been started in.
+
+        Raises:
+            UserError: if there is none.
+        """
+        workdir = cls(path)
+        if not workdir.path.is_dir():
+            raise UserError(f'there is no workdir {workdir.path}; make one with `python -m llm train --workdir ...`')
+        if not (workdir.path / 'config.json').is_file():
+            raise UserError(f'{workdir.path} is not a workdir: it has no config.json')
+        return workdir
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / 'checkpoints'
+
+    @property
+    def tokenizer_file(self) -> pathlib.Path:
+        return self.path / 'tokenizer.model'
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        return self.path / 'metrics.jsonl'
+
+    def config(self) -> config_lib.Config:
+        """The stored config, as the user gave it.
+
+        Raises:
+            UserError: if it cannot be read, or was written by a newer version.
+        """
+        return config_lib.from_json(self._read('config.json'))
+
+    def summary(self) -> dict[str, Any]:
+        """How the run stands; empty before the first step."""
+        return self._json('summary.json')
+
+    def runtime(self) -> dict[str, Any]:
+        """The stored run-time choices; empty before the first start."""
+        return self._json('runtime.json')
+
+    def _json(self, name: str) -> dict[str, Any]:
+        if not (self.path / name).is_file():
+            return {}
+        try:
+            return json.loads(self._read(name))
+        except json.JSONDecodeError as error:
+            raise UserError(f'{self.path / name} is damaged ({error}); restore it from a copy') from error
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding='utf-8')
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'cannot read {self.path / name}: {error}') from error
+
+    def write_config(self, config: config_lib.Config) -> None:
+        write_atomically(self.path / 'config.json', config_lib.to_json(config) + '\n')
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.path / 'summary.json', json.dumps(summary, indent=2) + '\n')
+
+    def write_runtime(self, runtime: dict[str, Any]) -> None:
+        write_atomically(self.path / 'runtime.json', json.dumps(runtime, indent=2) + '\n')
+
+    def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl in the order of their steps, the last attempt's where a step was logged twice.
+
+        Args:
+            kind: only rows of this kind; events are all kept.
+        """
+        if not self.metrics_file.is_file():
+            return []
+        latest, order = {}, 0
+        with open(self.metrics_file, encoding='utf-8') as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # a line torn by a crash; the next start cuts it off
+                if kind is None or row['kind'] == kind:
+                    order += 1
+                    latest[(row['step'], row['kind'], order if row['kind'] == 'event' else 0)] = row
+        return sorted(latest.values(), key=lambda row: row['step'])
+
+    def repair_metrics(self) -> bool:
+        """Cuts off a last line that a crash left torn. Returns whether there was one."""
+        if not self.metrics_file.is_file():
+            return False
+        with open(self.metrics_file, 'rb+') as file:
+            data = file.read()
+            end = data.rfind(b'\n') + 1
+            if end == len(data):
+                return False
+            file.truncate(end)
+        return True
+
+    def last_attempt(self) -> int:
+        return max((row['attempt'] for row in self.rows()), default=0)

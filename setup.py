@@ -1,0 +1,41 @@
+"""Installation: `pip install -e .` for the laboratory, `.[test]` for its tests and linter."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+version = re.search(r"__version__ = '(.+?)'", pathlib.Path('llm/__init__.py').read_text()).group(1)
+
+setup(
+    name='glassbox-llm',
+    version=version,
+    description='A language-model laboratory in JAX/Flax',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=find_packages(include=['llm', 'llm.*']),
+    package_data={'llm.analysis': ['templates/*']},
+    install_requires=[
+        'absl-py>=2.1',
+        'array-record>=0.8',  # the file format of the embedded TFDS corpus
+        'filelock>=3.13',
+        'flax>=0.12',
+        'grain>=0.2.10',
+        'importlib-resources>=6',  # tensorflow-datasets imports it without declaring it
+        'jax>=0.10',
+        'jaxtyping>=0.3',
+        'jinja2>=3.1',
+        'matplotlib>=3.9',
+        'numpy>=2.0',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12',
+        'sentencepiece>=0.2',
+        'tensorboardX>=2.6',
+        'tensorflow-datasets>=4.9.9',
+        'tqdm>=4.66',
+        'tyro>=1.0',
+    ],
+    extras_require={
+        'test': ['beartype>=0.20', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+    },
+)
