@@ -102,7 +102,7 @@ def remove(kind: str, key: str) -> bool:
     path = root() / kind / key.removesuffix('.tmp')
     with _io_errors():
         try:
-            with _lock(path, timeout=0):
+            with _lock(path, timeout=0.0):
                 shutil.rmtree(_temporary(path), ignore_errors=True)
                 if path.is_dir() and not key.endswith('.tmp'):
                     os.replace(path, _temporary(path))  # vanishes at once, so nobody opens half of it
@@ -112,7 +112,7 @@ def remove(kind: str, key: str) -> bool:
     return True
 
 
-def _lock(path: pathlib.Path, timeout: float = -1) -> filelock.FileLock:
+def _lock(path: pathlib.Path, timeout: float = -1.0) -> filelock.FileLock:
     path.parent.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(f'{path}.lock', timeout=timeout)
 

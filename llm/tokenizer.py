@@ -23,6 +23,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import SupportsIndex
 
 from llm.config import TokenizerConfig
 from llm.errors import UserError
@@ -120,16 +121,16 @@ class Tokenizer:
             result.append(ids)
         return result
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of some ids. Special tokens, and ids past the vocabulary, stand for none."""
         table, size = self._bytes, len(self._bytes)
         return b''.join(table[i] for i in ids if i < size)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of some ids; bytes that are not UTF-8 are shown as U+FFFD."""
         return self.decode_bytes(ids).decode('utf-8', 'replace')
 
-    def token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: SupportsIndex) -> bytes:
         """The bytes of one id."""
         return self.decode_bytes([token_id])
 

@@ -91,7 +91,7 @@ def test_a_batch_is_its_texts_on_any_number_of_threads(tokenizer):
 
 
 def test_ids_that_never_move(tokenizer):
-    names = '<pad> <bos> <eos> <unk> <|system|> <|user|> <|assistant|> <|end|>'.split()
+    names = ['<pad>', '<bos>', '<eos>', '<unk>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
     assert [tokenizer.piece(i) for i in range(8)] == names
     assert [tokenizer.piece(8 + i) for i in range(8)] == [f'<|reserved_{i}|>' for i in range(8)]
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
@@ -166,7 +166,7 @@ def test_any_damage_is_noticed(tokenizer, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match='missing.model'):
+    with pytest.raises(UserError, match=r'missing\.model'):
         Tokenizer.load(tmp_path / 'missing.model')
 
 

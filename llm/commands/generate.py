@@ -1,6 +1,7 @@
 """Write text with a trained model: sampling or beam search, streamed to stdout."""
 
 import dataclasses
+import pathlib
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ from llm.errors import UserError
 class Args:
     """`python -m llm generate --workdir DIR --prompt TEXT`. Stdout gets what follows the prompt, not the prompt."""
 
-    workdir: str  # the run whose model writes
+    workdir: pathlib.Path  # folder of the run whose model writes
     prompt: str  # text to continue; - reads all of stdin, its last newline included
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
@@ -53,9 +54,14 @@ def run(args: Args) -> None:
     Raises:
         UserError: for settings out of range or that do not combine, a missing run, or a prompt that does not fit.
     """
-    from llm.inference.sampling import SamplingParams
+    from llm import runtime
+    from llm.workdir import Workdir
 
     check(args)
+    workdir = Workdir.open(args.workdir)
+    runtime.prepare_host(workdir)
+    from llm.inference.sampling import SamplingParams
+
     names = [field.name for field in dataclasses.fields(SamplingParams)]
     try:
         samplings = [
@@ -64,7 +70,7 @@ def run(args: Args) -> None:
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
-    generator = load(args)
+    generator = load(workdir, args.step, args.ema)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
 
     if args.show_probabilities:
@@ -106,19 +112,18 @@ def check(args: Args) -> None:
         raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
 
 
-def load(args: Args):
+def load(workdir, step: int | None, ema: bool):
     """The run's model, parameters and tokenizer, as a `Generator`."""
+    from llm import runtime
     from llm.inference.generate import Generator
     from llm.model.transformer import Transformer
     from llm.tokenizer import Tokenizer
     from llm.training import checkpoint
-    from llm.workdir import Workdir
 
-    workdir = Workdir.open(args.workdir)
-    model = Transformer(workdir.config().model)
+    config = runtime.resolve(workdir.config(), workdir.runtime())
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
-    _, params = checkpoint.load_params(workdir, args.step, args.ema)
-    return Generator(model, params, tokenizer)
+    _, params = checkpoint.load_params(workdir, step, ema)
+    return Generator(Transformer(config.model), params, tokenizer)
 
 
 def show(generator, prompt: str | bytes, sampling) -> None:

@@ -12,6 +12,7 @@ the folders before its first wildcard), followed by `#line` for jsonl and tfds.
 """
 
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -197,7 +198,12 @@ def _open_python_stdlib() -> Corpus:
 
         tfds.disable_progress_bar()  # it takes half a second
         with contextlib.redirect_stdout(io.StringIO()):  # where TFDS says that it downloads, which it does not
-            builder(folder).download_and_prepare()
+            try:
+                builder(folder).download_and_prepare()
+            except RuntimeError as error:  # array_record has no other kind of error
+                if os.strerror(errno.ENOSPC) in str(error):
+                    raise OSError(errno.ENOSPC, _line(error)) from error
+                raise
 
     def read():
         version = python_stdlib.PythonStdlib.VERSION

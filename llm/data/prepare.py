@@ -26,7 +26,7 @@ from llm.tokenizer import Tokenizer
 from llm.workdir import write_atomically
 
 _SIDES = ('train', 'held_out')
-_FORMAT = 1  # part of every key: raised when what is cached changes
+_FORMAT = 2  # part of every key: raised when what is cached changes
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Tokens on disk: one flat stream that any sequence length can be cut from.
 
-tokens.bin        BOS document EOS BOS document EOS ..., as uint16, or uint32 for large vocabularies
-offsets.npy       where in the stream each document's BOS is, and the length of the stream (int64)
-bytes.npy         UTF-8 bytes of each document (int64)
-identities.json   each document's identity
-meta.json         where it comes from, and the SHA-256 of the other files
+    tokens.bin        BOS document EOS BOS document EOS ..., as uint16, or uint32 for large vocabularies
+    offsets.bin       where in the stream each document's BOS is, and the length of the stream (int64)
+    bytes.bin         UTF-8 bytes of each document (int64)
+    identities.json   each document's identity
+    meta.json         where it comes from, and the SHA-256 of the other files
+
+A store holds one side, train or held-out, of one corpus.
 """
 
 import functools
@@ -25,6 +27,7 @@ from llm.errors import UserError
 from llm.tokenizer import BOS, EOS, Tokenizer
 from llm.workdir import write_atomically
 
+_INDEX = np.dtype('<i8')
 _BATCH = 1 << 20  # bytes of text that are tokenised at once
 
 
@@ -39,8 +42,8 @@ class TokenStore:
         self.path = path
         self.meta = meta
         self.tokens = np.memmap(path / 'tokens.bin', meta['dtype'], mode='r')
-        self.offsets = np.load(path / 'offsets.npy')
-        self.document_bytes = np.load(path / 'bytes.npy')
+        self.offsets = np.fromfile(path / 'offsets.bin', _INDEX)
+        self.document_bytes = np.fromfile(path / 'bytes.bin', _INDEX)
 
     @classmethod
     def open(cls, path: str | os.PathLike, verify: bool = True) -> 'TokenStore':
@@ -101,27 +104,28 @@ class StoreWriter:
     def __init__(self, path: pathlib.Path, source: str, tokenizer: Tokenizer):
         path.mkdir()
         self._path, self._source, self._tokenizer = path, source, tokenizer
-        self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        self._dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
         self._file = open(path / 'tokens.bin', 'wb')  # noqa: SIM115 - closed by finish
         self._offsets, self._bytes, self._identities = [0], [], []
 
     def add(self, document: Document, ids: Sequence[int]) -> None:
-        np.array([BOS, *ids, EOS], self._dtype).tofile(self._file)
+        # Not np.tofile and np.save, which do not say why when the disk is full.
+        self._file.write(np.array([BOS, *ids, EOS], self._dtype).tobytes())
         self._offsets.append(self._offsets[-1] + len(ids) + 2)
         self._bytes.append(len(document.text))
         self._identities.append(document.identity)
 
     def finish(self) -> None:
         self._file.close()
-        np.save(self._path / 'offsets.npy', np.array(self._offsets, np.int64))
-        np.save(self._path / 'bytes.npy', np.array(self._bytes, np.int64))
+        (self._path / 'offsets.bin').write_bytes(np.array(self._offsets, _INDEX).tobytes())
+        (self._path / 'bytes.bin').write_bytes(np.array(self._bytes, _INDEX).tobytes())
         write_atomically(self._path / 'identities.json', json.dumps(self._identities))
-        files = ('tokens.bin', 'offsets.npy', 'bytes.npy', 'identities.json')
+        files = ('tokens.bin', 'offsets.bin', 'bytes.bin', 'identities.json')
         meta = {
             'source': self._source,
             'tokenizer_sha256': self._tokenizer.digest,
             'vocab_size': self._tokenizer.vocab_size,
-            'dtype': self._dtype.name,
+            'dtype': self._dtype.str,
             'documents': len(self._bytes),
             'bytes': sum(self._bytes),
             'tokens': self._offsets[-1],

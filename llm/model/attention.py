@@ -1,5 +1,6 @@
 """Scaled dot-product attention with grouped queries (Vaswani et al. 2017; Ainslie et al. 2023)."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -97,16 +98,14 @@ class Attention(nn.Module):
             mask = mask & inside_window(context.query_index, context.key_index, window)
         if config.position == 'alibi':
             bias = -alibi_slopes(config.num_heads)[None, :, None, None] * context.distance[:, None, :, :]
-        mixed, weights = dot_product_attention(
-            query,
-            key,
-            value,
-            mask,
+        attend = functools.partial(
+            dot_product_attention,
             scale=config.attention_scale or config.key_size**-0.5,
             softcap=config.attention_softcap,
-            bias=bias,
             dtype=jnp.dtype(config.compute_dtype),
         )
+        # Saving queries, keys and values and repeating the softmax is cheaper than moving (length x length) arrays.
+        mixed, weights = jax.checkpoint(attend)(query, key, value, mask, bias=bias)
         self.sow('intermediates', 'weights', weights)
         mixed = mixed.astype(activation_dtype(config)).swapaxes(1, 2).reshape(*x.shape[:2], -1)
         use_bias = 'attention_output' in config.biases

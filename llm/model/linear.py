@@ -18,7 +18,9 @@ def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'],
     dtype = jnp.dtype(config.compute_dtype)
     if jax.default_backend() == 'cpu':
         rows = x.reshape(-1, x.shape[-1])
-        return _cpu_product(rows, kernel, dtype.name).reshape(*x.shape[:-1], kernel.shape[1])
+        high = wide(dtype)
+        product = _cpu_product(rows.astype(high), kernel.astype(high), dtype.name)
+        return product.reshape(*x.shape[:-1], kernel.shape[1])
     return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=activation_dtype(config))
 
 
@@ -29,22 +31,27 @@ def _cpu_product(x, kernel, dtype):
 
 
 def _forward(x, kernel, dtype):
-    return _product(x.astype(dtype), kernel.astype(dtype)), (x, kernel)
+    x, kernel = _row_major(x.astype(dtype)), _row_major(kernel.astype(dtype))
+    return _product(x, kernel), (x, kernel)
 
 
 def _backward(dtype, saved, gradient):
-    x, kernel = saved
-    x_gradient = _product(gradient.astype(dtype), kernel.astype(dtype).T)
-    kernel_gradient = _product(x.astype(dtype).T, gradient.astype(dtype))
-    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+    x, kernel = map(_row_major, saved)
+    x_gradient = _product(_row_major(gradient.astype(dtype)), _row_major(kernel.T))
+    kernel_gradient = _product(_row_major(x.T), _row_major(gradient.astype(dtype)))
+    return x_gradient, kernel_gradient
 
 
 _cpu_product.defvjp(_forward, _backward)
 
 
 def _product(x, y):
-    row_major = lambda z: jax.lax.optimization_barrier(with_layout_constraint(z, Layout((0, 1))))
-    return row_major(jax.lax.dot(row_major(x), row_major(y), preferred_element_type=wide(x.dtype)))
+    return _row_major(jax.lax.dot(x, y, preferred_element_type=wide(x.dtype)))
+
+
+def _row_major(x):
+    """Written out row by row: a conversion or a transposition fused into a product takes its fast path away."""
+    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout((0, 1))))
 
 
 class Linear(nn.Module):

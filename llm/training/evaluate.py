@@ -53,7 +53,7 @@ class Evaluator:
 
         Args:
             params: the parameters.
-            max_windows: stop after about this many windows (whole batches); None reads everything.
+            max_windows: read about this many windows, spread evenly over the text; None reads all.
             stride: start a window every `stride` tokens and count only its last `stride` targets.
         """
         nats = tokens = size = 0.0
@@ -74,13 +74,9 @@ class Evaluator:
 
     def _batches(self, max_windows, stride) -> Iterable[dict[str, np.ndarray]]:
         data = self._config.data
-        seen = 0
+        each = None if max_windows is None else -(-max_windows // len(self._stores))
         for store in self._stores:
-            for batch in held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride):
-                if max_windows is not None and seen >= max_windows:
-                    return
-                yield batch
-                seen += self._rows
+            yield from held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride, each)
 
 
 def evaluate_checkpoint(

@@ -28,9 +28,9 @@ def new_record() -> dict[str, Any]:
 class Ledger:
     """Reads the metrics of finished steps, keeps the record, and writes rows."""
 
-    def __init__(self, config: Config, writer: MetricsWriter, record: dict[str, Any]):
+    def __init__(self, config: Config, writer: MetricsWriter, record: dict[str, Any], devices: int):
         self.record = record
-        self._config, self._writer = config, writer
+        self._config, self._writer, self._devices = config, writer, devices
         self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
         device = jax.devices()[0]
         self._peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
@@ -83,7 +83,7 @@ class Ledger:
         return (self.record['timed_tokens'] - self._since_row[1]) / seconds if seconds > 0 else None
 
     def _mfu(self, tokens_per_second: float) -> float | None:
-        return flops.mfu(tokens_per_second, self._flops_per_token, self._peak, jax.device_count())
+        return flops.mfu(tokens_per_second, self._flops_per_token, self._peak, self._devices)
 
     def totals(self) -> dict[str, Any]:
         """Tokens, training FLOPs (by the default convention) and seconds so far."""

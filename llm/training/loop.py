@@ -36,13 +36,16 @@ from llm.workdir import Workdir
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95)  # of the samples along the way
 
 
-def train(config: Config, path: str | os.PathLike, progress: bool = True) -> dict[str, Any]:
+def train(
+    config: Config, path: str | os.PathLike, progress: bool = True, devices: list[jax.Device] | None = None
+) -> dict[str, Any]:
     """Trains until `config.training.steps` updates are made, going on where the workdir stopped.
 
     Args:
         config: the run's.
         path: the workdir; made if there is none.
         progress: whether to draw a progress bar on stderr.
+        devices: what to train on; None is all there are.
 
     Returns:
         The summary, as stored in summary.json.
@@ -56,7 +59,7 @@ def train(config: Config, path: str | os.PathLike, progress: bool = True) -> dic
     _check_stored(config, workdir)
     prepared = prepare(config, _existing_tokenizer(config, workdir))
     batches = TrainBatches(config, prepared.train)
-    mesh = mesh_lib.data_mesh()
+    mesh = mesh_lib.data_mesh(devices)
     mesh_lib.check_divides(mesh, config.training.batch_size // config.training.accumulation, 'rows of a micro-batch')
     workdir.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -112,7 +115,7 @@ class _Run:
         if workdir.repair_metrics():
             logging.warning('cut a torn last line off %s', workdir.metrics_file)
         self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
-        self.ledger = Ledger(config, self.writer, record)
+        self.ledger = Ledger(config, self.writer, record, mesh.size)
         self.evaluator = Evaluator(config, prepared.tokenizer, prepared.held_out, mesh)
         self.abstract = with_sharding(abstract_state(config), sharding)
         self.hyper = jax.device_put(hyperparameters(config), sharding)

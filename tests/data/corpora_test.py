@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 
@@ -6,7 +7,7 @@ import pytest
 
 from llm.config import DataConfig
 from llm.data import corpora, python_stdlib
-from llm.errors import UserError
+from llm.errors import MachineError, UserError
 
 
 @pytest.fixture
@@ -178,6 +179,16 @@ def test_a_damaged_cached_corpus_is_named(monkeypatch, cache_root):
         read('python_stdlib')
 
 
+def test_a_full_disk_is_the_machines_failure_and_leaves_nothing(monkeypatch, cache_root):
+    def full(self):
+        raise RuntimeError(f'Failed to finalize writing: write() failed: {os.strerror(errno.ENOSPC)}; at byte 3')
+
+    monkeypatch.setattr(python_stdlib.PythonStdlib, 'download_and_prepare', full)
+    with pytest.raises(MachineError, match='no space left'):
+        read('python_stdlib')
+    assert not [path for path in cache_root.glob('corpora/*') if path.is_dir()]
+
+
 def test_any_tfds_dataset_by_name(monkeypatch, tmp_path):
     some = [path for path in python_stdlib.source_files() if path.parent.name == 'json']
     monkeypatch.setattr(python_stdlib, 'source_files', lambda: some)
@@ -196,7 +207,7 @@ def test_any_tfds_dataset_by_name(monkeypatch, tmp_path):
 
 
 def test_an_unknown_tfds_dataset_is_one_line():
-    with pytest.raises(UserError, match='tfds:no_such_dataset is not available here .*TensorFlow') as raised:
+    with pytest.raises(UserError, match=r'tfds:no_such_dataset is not available here .*TensorFlow') as raised:
         read('tfds:no_such_dataset')
     assert '\n' not in str(raised.value)
 

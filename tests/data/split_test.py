@@ -8,7 +8,9 @@ from llm.tokenizer import BOS
 
 def test_the_rule_is_pinned():
     held_out = [name for name in (f'{i}.txt' for i in range(100)) if split.is_held_out(name)]
-    assert held_out == ['7.txt', '17.txt', '23.txt', '46.txt', '95.txt'], 'the rule is part of every published number: it must never change'
+    assert held_out == ['7.txt', '17.txt', '23.txt', '46.txt', '95.txt'], (
+        'the rule is part of every published number: it must never change'
+    )
 
 
 def test_about_one_in_twenty_is_held_out():
@@ -69,4 +71,9 @@ def test_streams_shorter_than_a_run_share_nothing():
     short = np.array([BOS, 20, 21, 2], np.uint16)
     assert not split.copied_tokens(short, [short]).any()
     assert not split.copied_tokens(np.zeros(0, np.uint16), [short]).any()
-    assert split.copied_tokens(short, [np.zeros(0, np.uint16), short], run_length=2).tolist() == [False, True, True, True]
+    assert split.copied_tokens(short, [np.zeros(0, np.uint16), short], run_length=2).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]

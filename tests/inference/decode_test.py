@@ -168,7 +168,7 @@ def test_sliding_equals_reading_the_window_again(tiny, full_logprobs, context, c
 
 def test_the_repetition_penalty_remembers_prompt_and_past_but_not_padding(tiny, full_logits):
     model, params = tiny(context_length=8, position='learned')
-    prompts, penalty = [[3, 4, 5], [6]], 2.0
+    prompts, penalty = [[3, 4, 5, 6, 7, 8, 9, 10], [11, 12]], 2.0
     settings = [SamplingParams(temperature=0.0, repetition_penalty=penalty)] * 2
     for prompt, row in zip(prompts, write(model, params, prompts, settings, 15, past_context='slide')):
         window, seen = list(prompt), set(prompt)  # what was forgotten from the window is still penalised

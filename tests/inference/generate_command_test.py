@@ -2,17 +2,19 @@
 
 import dataclasses
 import io
+import pathlib
 import sys
 
 import pytest
 
 from llm.commands import generate
 from llm.commands.generate import Args, run
-from llm.config import TokenizerConfig
+from llm.config import Config, DataConfig, TokenizerConfig
 from llm.errors import UserError
 from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
 from llm.tokenizer import train
+from llm.workdir import Workdir
 
 
 @pytest.fixture(scope='module')
@@ -22,15 +24,33 @@ def generator(tiny):
 
 
 @pytest.fixture
-def output(generator, monkeypatch, capsys):
-    """A function from settings to what the command prints."""
-    monkeypatch.setattr(generate, 'load', lambda args: generator)
+def output(generator, tmp_path, monkeypatch, capsys):
+    """A function from settings to what the command prints, for a run with `generator`'s model."""
+    workdir = Workdir(tmp_path)
+    workdir.write_config(Config(model=generator.model.config, data=DataConfig(sequence_length=8)))
+    generator.tokenizer.save(workdir.tokenizer_file)
+    loaded = []
+
+    def load_params(opened, step, ema):
+        assert opened.path == tmp_path
+        loaded.append((step, ema))
+        return 0, generator.params
+
+    monkeypatch.setattr('llm.training.checkpoint.load_params', load_params)
+    monkeypatch.setattr('llm.runtime.prepare_host', lambda workdir: None)
 
     def printed(**settings):
-        run(Args(**{'workdir': 'run', 'prompt': 'ab', 'max_new_tokens': 10} | settings))
+        run(Args(**{'workdir': tmp_path, 'prompt': 'ab', 'max_new_tokens': 10} | settings))
         return capsys.readouterr().out
 
+    printed.loaded = loaded
     return printed
+
+
+def test_the_checkpoint_asked_for_is_loaded(output):
+    output()
+    output(step=3, ema=True)
+    assert output.loaded == [(None, False), (3, True)]
 
 
 def test_stdout_is_the_text(generator, output):
@@ -107,6 +127,7 @@ def test_bars_are_in_proportion():
         ({'beam_size': 2, 'num_samples': 2}, '--num-samples and --beam-size do not combine'),
         ({'length_penalty': 0.5}, '--length-penalty belongs to beam search'),
         ({'beam_size': 2, 'length_penalty': -1.0}, 'length_penalty is -1.0; it must be at least 0'),
+        ({'workdir': pathlib.Path('nowhere')}, 'there is no workdir nowhere'),
         ({'prompt': 'a' * 40}, 'the prompt has 41 tokens'),
         ({'max_new_tokens': 64}, 'ask for at most 30 new tokens'),
         ({'stop': ('',)}, 'a stop string is empty'),
