@@ -13,7 +13,7 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ['GLASSBOX_CACHE'] = str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-cache')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 # Shapes and dtypes in the signatures of the model and the objectives are checked at every call.
 install_import_hook(['llm.model', 'llm.objectives'], 'beartype.beartype')

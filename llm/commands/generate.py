@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 from llm.errors import UserError
 
 
@@ -27,7 +29,7 @@ class Args:
     beam_size: int = 0  # beams of a beam search, of which the best text is written; 0 samples instead
     length_penalty: float = 1.0  # beam search: score is log-probability / length in tokens to this power
     seed: int = 0  # of the random numbers
-    stop: tuple[str, ...] = ()  # strings that end a text; they are not written
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # text that ends a sample, and is not written
     show_probabilities: bool = False  # first print a table of the most probable next tokens
     past_context: Literal['error', 'slide'] = 'error'  # a full context: refuse, or forget its oldest half and go on
 

@@ -147,7 +147,7 @@ def check_prompt(model: Transformer, prompt: Sequence[int], max_new_tokens: int,
     if past_context == 'error' and length + max_new_tokens - 1 > context:
         raise UserError(
             f"a prompt of {length} tokens and {max_new_tokens} new ones go past the model's context of {context}; "
-            f'ask for at most {context - length + 1} new tokens, or slide past the context'
+            f'ask for at most {context - length + 1} new tokens, or set past_context to slide'
         )
 
 

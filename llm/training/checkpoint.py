@@ -46,7 +46,7 @@ class Checkpoints:
         """Starts writing a checkpoint in the background, after finishing the one before."""
         self.finish(keep)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._open().save(step, args=ocp.args.Composite(**items))
+        self._open().save(step, args=ocp.args.Composite(**items), force=True)
         self._unfinished = (step, record)
 
     def poll(self, keep: CheckpointConfig) -> None:
@@ -89,6 +89,8 @@ class Checkpoints:
         folder = self._directory / str(step)
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+        if self._manager is not None:
+            self._manager.reload()  # it remembers which steps there were
 
     def delete_unfinished(self) -> None:
         """Removes what a crash left half written."""

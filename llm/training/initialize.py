@@ -45,7 +45,7 @@ def initialize(
 def restore(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
     """The whole state at a checkpoint of this run."""
     items = checkpoints.restore(step, abstract, ('params', 'opt_state', 'ema'))
-    return _at_step(abstract.replace(ema=None, **items), step, abstract)
+    return _at_step(abstract.replace(**items), step, abstract)
 
 
 def _init_from(config, abstract, sharding):

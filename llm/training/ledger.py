@@ -45,13 +45,13 @@ class Ledger:
 
     def read(self, step: int, metrics: dict[str, tuple[Any, Any]]) -> str | None:
         """Waits for a step's metrics and enters them. Returns what is wrong with the step, if it diverged."""
-        tokens = int(jax.device_get(metrics['loss'][1]))
         values = means(metrics)
         now = time.perf_counter()
         record, config = self.record, self._config
         trouble = divergence(config.divergence, values['loss'], values['grad_norm'], record['recent_losses'])
         if trouble is not None:
             return trouble
+        tokens = int(jax.device_get(metrics['loss'][1]))
         record['recent_losses'] = [*record['recent_losses'], values['loss']][-config.divergence.window :]
         record['tokens'] += tokens
         if self._clock is not None:

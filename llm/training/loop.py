@@ -144,9 +144,10 @@ class _Run:
                 self.state, metrics = self.train_step(self.state, self._place(next(stream)), self.hyper)
                 self.step += 1
                 ready, pending = pending, (self.step, metrics)
-                evaluating = self.step % self.config.evaluation.every == 0 or self.step == total
-                saving = self.step % self.config.checkpoint.every == 0 or self.step == total or stop.signal is not None
                 lost = self._read(ready)
+                stopping = stop.signal is not None
+                evaluating = self.step % self.config.evaluation.every == 0 or self.step == total
+                saving = self.step % self.config.checkpoint.every == 0 or self.step == total or stopping
                 if lost is None and (evaluating or saving):
                     lost, pending = self._read(pending), None
                 if lost is not None:
@@ -162,7 +163,7 @@ class _Run:
                     self.ledger.record['held_out_loss'] = self._evaluate() if evaluating else None
                     if saving:
                         self._save()
-                    if stop.signal is not None and self.step < total:
+                    if stopping and self.step < total:
                         self.checkpoints.finish(self.config.checkpoint)
                         message = f'stopped by signal {stop.signal} at step {self.step}; the same command goes on'
                         self._write_summary('interrupted', message)

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import pytest
+import tyro
 
 from llm.commands import generate
 from llm.commands.generate import Args, run
@@ -138,6 +139,11 @@ def test_mistakes_are_one_line(output, settings, message):
     with pytest.raises(UserError, match=message) as error:
         output(**settings)
     assert '\n' not in str(error.value)
+
+
+def test_stop_strings_add_up_on_the_command_line():
+    words = ['--workdir', 'run', '--prompt', 'a', '--stop', 'x y', '--stop', '\n']
+    assert tyro.cli(Args, args=words).stop == ('x y', '\n')
 
 
 def test_every_setting_of_the_sampler_is_a_setting_of_the_command():
