@@ -139,7 +139,7 @@ def _parse(cls: type, arguments: list[str], program: str, description: str | Non
                 **({} if default is None else {'default': default}),
                 prog=program,
                 description=description,
-                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.CascadeSubcommandArgs,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

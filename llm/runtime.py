@@ -5,6 +5,8 @@ import os
 import re
 import time
 
+from absl import logging
+
 from llm.config import Config
 from llm.environment import processors
 from llm.errors import UserError
@@ -27,7 +29,7 @@ def prepare_host(workdir: Workdir | None = None) -> None:
     from llm import cache
 
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'compiled'))
+        jax.config.update('jax_compilation_cache_dir', str(cache.folder('compiled', 'xla')))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
@@ -50,8 +52,12 @@ def choose(config: Config, workdir: Workdir) -> dict:
             raise UserError(
                 f'{workdir.path} was started with {name} {stored[name]!r} and here it is {value!r}, which changes the '
                 'last bits; resume it there, or fork it into a new workdir with --init-from.workdir '
-                f'{workdir.path} --init-from.continue-step True --init-from.optimizer-state True'
+                f'{workdir.path} --init-from.continue-step --init-from.optimizer-state'
             )
+    if stored and stored['jax'] != jax.__version__:
+        logging.warning(
+            '%s was started with jax %s; %s goes on, but not to the bit', workdir.path, stored['jax'], jax.__version__
+        )
     if not stored:
         stored = here | {'jax': jax.__version__, 'compute_dtype': compute_dtype(config)}
         workdir.write_runtime(stored)

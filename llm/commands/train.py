@@ -1,7 +1,6 @@
 """Train a model, or go on training one: the same command on the same workdir resumes."""
 
 import pathlib
-import sys
 from dataclasses import dataclass
 
 from llm.config import Config
@@ -23,11 +22,14 @@ def run(args: Args, config: Config) -> None:
     from llm.training.finish import report
     from llm.training.loop import train
 
+    workdir = Workdir(args.workdir)
+    before = workdir.summary()
     summary = train(config, args.workdir, args.progress)
-    page = report(Workdir(args.workdir))
+    page = workdir.path / 'report.html'
+    if summary != before or not page.is_file():
+        report(workdir)
     held_out = summary['held_out']
     print(
         f'{summary["status"]}: step {summary["step"]}, held-out loss {held_out["loss"]:.4f}, '
-        f'{held_out["bits_per_byte"]:.4f} bits per byte; report: {page}',
-        file=sys.stdout,
+        f'{held_out["bits_per_byte"]:.4f} bits per byte; report: {page}'
     )

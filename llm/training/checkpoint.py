@@ -92,6 +92,12 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.reload()  # it remembers which steps there were
 
+    def delete_after(self, step: int) -> None:
+        """Removes all checkpoints past a step."""
+        for later in self.steps():
+            if later > step:
+                self.delete(later)
+
     def delete_unfinished(self) -> None:
         """Removes what a crash left half written."""
         for folder in self._directory.glob('[0-9]*'):

@@ -35,6 +35,7 @@ def initialize(
         step = checkpoints.newest_good()
         if step is None:
             raise UserError('every checkpoint of this workdir is damaged; restore a copy, or start in a new workdir')
+        checkpoints.delete_after(step)  # the damaged ones, which training will write again
         return restore(checkpoints, step, abstract), checkpoints.record(step), f'resumed at step {step}'
     if config.init_from.workdir:
         return _init_from(config, abstract, sharding)

@@ -57,6 +57,9 @@ def train(
     """
     workdir = Workdir(path)
     _check_stored(config, workdir)
+    if (summary := workdir.summary()).get('status') == 'done' and summary['step'] == config.training.steps:
+        logging.info('%s is done: %s', workdir.path, summary['message'])
+        return summary
     prepared = prepare(config, _existing_tokenizer(config, workdir))
     batches = TrainBatches(config, prepared.train)
     mesh = mesh_lib.data_mesh(devices)
@@ -134,7 +137,7 @@ class _Run:
         total = self.config.training.steps
         self._note('start', self.origin)
         self._write_summary('running', self.origin)
-        if self.step == 0 and not self.checkpoints.steps():
+        if not self.checkpoints.steps():
             self._save()  # so that there is always something to go back to
         stream = self._stream()
         bar = tqdm(total=total, initial=self.step, unit='step', disable=not progress, dynamic_ncols=True)
@@ -201,7 +204,7 @@ class _Run:
             measured |= {f'ema_{name}': averaged[name] for name in ('loss', 'bits_per_byte')}
         self.writer.write('evaluation', self.step, **measured)
         if last:
-            self.facts['held_out'] = measured
+            self.facts['held_out'] = measured | {'documents': self.prepared.statistics['held_out']['documents']}
         if self.config.evaluation.sample_tokens:
             prompt = self.config.evaluation.sample_prompt
             generator = Generator(Transformer(self.config.model), self.state.params, self.prepared.tokenizer)
@@ -233,9 +236,7 @@ class _Run:
         good = self.checkpoints.newest_good(max(limit, self.checkpoints.steps()[0]))
         if good is None:
             raise MachineError(f'diverged at step {lost_at} ({reason}) and no checkpoint to go back to verifies')
-        for step in self.checkpoints.steps():
-            if step > good:
-                self.checkpoints.delete(step)
+        self.checkpoints.delete_after(good)
         first = data_index(max(lost_at - config.skip, good), record['skipped'])
         changed = {
             'skipped': divergence.merge(record['skipped'], (first, offending + 1)),

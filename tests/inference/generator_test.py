@@ -10,6 +10,7 @@ from llm.config import TokenizerConfig
 from llm.errors import UserError
 from llm.inference import decode
 from llm.inference.beam_search import beam_search
+from llm.inference.decode import Decoder
 from llm.inference.generate import Generator, Transcript
 from llm.inference.sampling import SamplingParams
 from llm.tokenizer import train
@@ -109,6 +110,16 @@ def test_looks_at_the_text_change_nothing(generator, monkeypatch):
     for steps in (1, 7):
         monkeypatch.setattr('llm.inference.generate.STOP_STRING_TOKENS', steps)
         assert generator.generate(*arguments, max_new_tokens=30, stop=['b€']) == whole
+
+
+def test_a_cut_row_writes_no_more(generator, monkeypatch):
+    monkeypatch.setattr('llm.inference.generate.STOP_STRING_TOKENS', 5)
+    looks, advance = [], Decoder.advance
+    monkeypatch.setattr(Decoder, 'advance', lambda self, steps: looks.append(steps) or advance(self, steps))
+    (free,) = generator.generate(['ab'], GREEDY, max_new_tokens=30)
+    looks.clear()
+    generator.generate(['ab'], GREEDY, max_new_tokens=30, stop=[free.text[0]])
+    assert looks == [5]
 
 
 def test_batched_equals_alone(generator):

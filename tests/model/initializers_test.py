@@ -132,10 +132,11 @@ def test_zero_output_projections_make_every_block_the_identity():
     assert all(params[name].any() for name in INPUTS)
     tokens = jnp.arange(8)[None, :]
     tree = Transformer(config).init(jax.random.key(0), tokens)
+    table = tree['params']['embedding']['table']
     _, captured = Transformer(config).apply(tree, tokens, mutable=['intermediates'])
     residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
     for layer in residual:
-        npt.assert_array_equal(layer[0], params['embedding/table'][:8])
+        npt.assert_array_equal(layer[0], table[:8])
 
 
 def test_scales_start_where_norms_do_nothing():

@@ -66,9 +66,7 @@ def test_packed_documents_do_not_see_each_other_and_padding_is_not_seen():
 
 def test_a_prefix_stays_within_its_document():
     segments = row(1, 1, 2, 2)
-    mask = make_mask(
-        'prefix', FOUR, FOUR, query_segments=segments, key_segments=segments, prefix_length=jnp.array([4])
-    )
+    mask = make_mask('prefix', FOUR, FOUR, query_segments=segments, key_segments=segments, prefix_length=jnp.array([4]))
     check(mask, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 

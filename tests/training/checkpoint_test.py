@@ -1,0 +1,123 @@
+"""Checkpoints: what is kept, and that damage is never restored silently."""
+
+import dataclasses
+import logging
+import shutil
+
+import jax
+import pytest
+
+from llm.config import CheckpointConfig
+from llm.errors import UserError
+from llm.training.checkpoint import MANIFEST, Checkpoints, load_params, params_sha256
+from llm.training.loop import train
+from llm.training.train_state import create_state
+from llm.workdir import Workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A finished run that may be damaged."""
+    shutil.copytree(finished[0], tmp_path / 'run')
+    return Workdir(tmp_path / 'run')
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob('*') if p.is_file() and p.name != MANIFEST), key=lambda p: p.stat().st_size)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def unlink(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize('damage', [flip, truncate, unlink])
+def test_damage_is_noticed_and_the_newest_good_one_taken(copied, caplog, damage):
+    damage(largest_file(copied.checkpoints / '12' / 'params'))
+    with caplog.at_level(logging.WARNING):
+        step, _ = load_params(copied)
+    assert step == 8
+    assert 'checkpoint 12 is damaged' in caplog.text
+    with pytest.raises(UserError, match=r'checkpoint 12 .* is damaged'):
+        load_params(copied, step=12)
+
+
+@pytest.mark.parametrize('damage', [flip, truncate, unlink])
+def test_a_damaged_manifest_counts_as_damage(copied, damage):
+    damage(copied.checkpoints / '12' / MANIFEST)
+    assert load_params(copied)[0] == 8
+
+
+def test_training_goes_on_from_before_the_damage_to_the_same_end(copied, finished, tiny, one_device):
+    flip(largest_file(copied.checkpoints / '12'))
+    again = train(tiny, copied.path, progress=False, devices=one_device)
+    assert again['params_sha256'] == finished[1]['params_sha256']
+
+
+def test_nothing_good_left_is_an_error(copied, tiny, one_device):
+    for step in Checkpoints(copied).steps():
+        flip(largest_file(copied.checkpoints / str(step)))
+    with pytest.raises(UserError, match='every checkpoint'):
+        load_params(copied)
+    with pytest.raises(UserError, match='every checkpoint'):
+        train(tiny, copied.path, progress=False, devices=one_device)
+
+
+def test_a_checkpoint_without_a_manifest_does_not_count(copied):
+    (copied.checkpoints / '12' / MANIFEST).unlink()
+    checkpoints = Checkpoints(copied)
+    assert checkpoints.steps() == [8]
+    checkpoints.delete_unfinished()
+    assert not (copied.checkpoints / '12').exists()
+
+
+def test_unknown_steps_are_named(copied):
+    with pytest.raises(UserError, match='no checkpoint 11; it has 8, 12'):
+        load_params(copied, step=11)
+
+
+@pytest.mark.parametrize(
+    'keep, expected',
+    [
+        (CheckpointConfig(keep_last=2, keep_best=False), [4, 5]),
+        (CheckpointConfig(keep_last=1, keep_every=2, keep_best=False), [0, 2, 4, 5]),
+        (CheckpointConfig(keep_last=1, keep_best=True), [3, 5]),
+    ],
+)
+def test_keeps_the_last_every_mth_and_the_best(tiny, tmp_path, keep, expected):
+    state = jax.jit(lambda: create_state(tiny, 0))()
+    checkpoints = Checkpoints(Workdir(tmp_path))
+    losses = [None, 3.0, 2.5, 2.0, 2.2, None]
+    for step, loss in enumerate(losses):
+        checkpoints.save(step, state, {'held_out_loss': loss}, keep)
+    checkpoints.finish(keep)
+    assert checkpoints.steps() == expected
+    checkpoints.close()
+
+
+def test_the_hash_sees_every_bit_and_every_name():
+    params = {'a': {'kernel': jax.numpy.ones((2, 2))}, 'b': {'bias': jax.numpy.zeros(2)}}
+    changed = {'a': {'kernel': jax.numpy.ones((2, 2)).at[1, 1].set(1.0000001)}, 'b': params['b']}
+    renamed = {'a': {'weights': params['a']['kernel']}, 'b': params['b']}
+    assert len({params_sha256(tree) for tree in (params, changed, renamed)}) == 3
+
+
+def test_averaged_parameters_load_beside_the_raw_ones(finished):
+    workdir = Workdir(finished[0])
+    assert params_sha256(load_params(workdir, ema=True)[1]) != params_sha256(load_params(workdir)[1])
+
+
+def test_averages_that_were_not_kept_are_an_error(copied):
+    config = copied.config()
+    copied.write_config(dataclasses.replace(config, training=dataclasses.replace(config.training, ema_decay=None)))
+    with pytest.raises(UserError, match='no averaged parameters'):
+        load_params(copied, ema=True)
