@@ -9,32 +9,41 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from llm.config import ModelConfig
+from llm.model.linear import matmul
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 ITERATIONS = 5
 
 
-def scale_by_muon(momentum: Float[Array, ''] | float) -> optax.GradientTransformation:
-    """Nesterov momentum, orthogonalised; kernels are (..., in, out) and each matrix is taken on its own.
+def scale_by_muon(momentum: Float[Array, ''] | float, config: ModelConfig) -> optax.GradientTransformation:
+    """Nesterov momentum, orthogonalised; kernels are (layers, in, out) and each layer's matrix is taken on its own.
 
     The result is scaled by sqrt(max(1, out / in)), so that its effect on activations does not depend on the shape.
+
+    Args:
+        momentum: decay of the velocity.
+        config: the iteration multiplies in its `compute_dtype`, as the model does.
     """
+    over_layers = jax.lax.map if jax.default_backend() == 'cpu' else lambda function, x: jax.vmap(function)(x)
 
     def update(gradients, velocity, params=None):
         mix = lambda v, g: momentum * v + (1 - momentum) * g
         velocity = jax.tree.map(mix, velocity, gradients)
-        return jax.tree.map(lambda v, g: _orthogonalised(mix(v, g)), velocity, gradients), velocity
+        orthogonalise = lambda kernels: over_layers(lambda kernel: _orthogonalised(kernel, config), kernels)
+        return jax.tree.map(lambda v, g: orthogonalise(mix(v, g)), velocity, gradients), velocity
 
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-def _orthogonalised(x: Float[Array, '... fan_in fan_out']) -> Float[Array, '... fan_in fan_out']:
+def _orthogonalised(kernel: Float[Array, 'fan_in fan_out'], config: ModelConfig) -> Float[Array, 'fan_in fan_out']:
     """U V^T of the singular value decomposition, roughly: a few Newton-Schulz steps on the smaller Gram matrix."""
-    fan_in, fan_out = x.shape[-2:]
+    fan_in, fan_out = kernel.shape
     a, b, c = COEFFICIENTS
-    x = x.mT if fan_in > fan_out else x
-    x = x / jnp.maximum(jnp.linalg.norm(x, axis=(-2, -1), keepdims=True), 1e-7)
+    x = kernel.T if fan_in > fan_out else kernel
+    x = x / jnp.maximum(jnp.linalg.norm(x), 1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.mT if fan_in > fan_out else x
-    return x * max(1.0, fan_out / fan_in) ** 0.5
+        gram = matmul(x, x.T, config)
+        x = a * x + matmul(b * gram + c * matmul(gram, gram, config), x, config)
+    x = x.T if fan_in > fan_out else x
+    return x.astype(kernel.dtype) * max(1.0, fan_out / fan_in) ** 0.5

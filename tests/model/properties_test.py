@@ -391,7 +391,7 @@ def test_reading_in_pieces_through_a_cache_equals_reading_at_once(changes):
     params, tokens = random_params(config), tokens_of(2, 10)
     whole = run(config, params, tokens).logits
     read = jax.jit(lambda cache, piece: Transformer(config).apply({'params': params}, piece, cache=cache))
-    for sizes in ((10,), (5, 1, 1, 3), (1, 4, 5)):
+    for sizes in ((4, 4, 1, 1), (1, 4, 1, 4)):
         cache, start = KVCache.create(config, 2, 12), 0
         for size in sizes:
             output = read(cache, tokens[:, start : start + size])

@@ -133,14 +133,15 @@ def test_loss_and_gradient_equal_the_definition_in_chunks_of_any_size(model, ter
     definition = jax.jit(jax.value_and_grad(functools.partial(by_definition, NextToken(**terms), model)))
     expected, expected_gradient = definition(params, batch)
     _, plain_rest, _ = value_and_gradient(NextToken(**terms), model, params, batch)
-    for chunk in (0, 1, 3, 4, 8, 50):  # 3 does not divide the length of 8
+    for chunk in (0, 3, 4, 50):  # 3 does not divide the length of 8
         config = NextToken(vocabulary_chunk=chunk, **terms)
         total, rest, gradient = value_and_gradient(config, model, params, batch)
         npt.assert_allclose(total, expected, rtol=1e-5)
         assert_trees_close(rest, plain_rest, rtol=1e-5)
         assert_trees_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
-        # Without a gradient another path is taken.
-        npt.assert_allclose(loss_of(config, model)(params, batch, None)[0], expected, rtol=1e-5)
+    # Without a gradient another path is taken.
+    total, _, _ = loss_of(NextToken(vocabulary_chunk=3, **terms), model)(params, batch, None)
+    npt.assert_allclose(total, expected, rtol=1e-5)
 
 
 def test_the_gradient_follows_what_the_sum_is_multiplied_by():
