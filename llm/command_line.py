@@ -75,22 +75,16 @@ def _run(name: str, arguments: list[str]) -> None:
         raise UserError(f'there is no command {name!r}; {hint}')
     module = _module(name)
     program = f'python -m llm {name}'
-    if not getattr(module, 'TAKES_CONFIG', False):
+    if not issubclass(module.Args, Config):
         module.run(_parse(module.Args, arguments, program, module.__doc__))
         return
     file, arguments = _config_file(arguments)
-    default = load_config(file) if file else Config()
-    # One flat parser: the command's own options beside the fields of the config.
-    combined = dataclasses.dataclass(frozen=True)(type('Options', (module.Args, Config), {}))
-    own = {f.name: _default(f) for f in dataclasses.fields(module.Args)}
-    start = combined(**own, **{f.name: getattr(default, f.name) for f in dataclasses.fields(Config)})
-    parsed = _parse(combined, arguments, program, module.__doc__, start)
-    pick = lambda cls: cls(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(cls)})
-    module.run(pick(module.Args), pick(Config))
-
-
-def _default(field: dataclasses.Field) -> Any:
-    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+    config = load_config(file) if file else Config()
+    start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
+    about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
+    args = _parse(module.Args, arguments, program, about, module.Args(**start, **missing))
+    module.run(args, Config(**{name: getattr(args, name) for name in start}))
 
 
 def _config_file(arguments: list[str]) -> tuple[str | None, list[str]]:

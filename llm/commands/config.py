@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 from llm.config import Config
 
-TAKES_CONFIG = True
-
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Config):
     json: bool = False  # print one JSON object instead of text
 
 

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 from llm.config import Config
 
-TAKES_CONFIG = True
-
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Config):
     workdir: pathlib.Path  # folder of the run; made if there is none
     progress: bool = True  # draw a progress bar on stderr
 

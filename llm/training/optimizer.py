@@ -70,7 +70,9 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
     if isinstance(config.optimizer, Muon):
         adam = optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'])
         parts = {
-            'matrix': optax.chain(scale_by_muon(hyper['momentum'], config.model), decayed, descend(hyper['learning_rate'])),
+            'matrix': optax.chain(
+                scale_by_muon(hyper['momentum'], config.model), decayed, descend(hyper['learning_rate'])
+            ),
             'other': optax.chain(adam, decayed, descend(hyper['adam_learning_rate'])),
         }
         labels = lambda params: jax.tree.map(lambda group: 'matrix' if group == 'matrix' else 'other', groups(params))
