@@ -12,6 +12,7 @@ import pkgutil
 import re
 import sys
 import traceback
+import typing
 from typing import Any
 
 import tyro
@@ -83,7 +84,7 @@ def _run(name: str, arguments: list[str]) -> None:
     start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
     about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
-    args = _parse(module.Args, arguments, program, about, module.Args(**start, **missing))
+    args = _parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
     module.run(args, Config(**{name: getattr(args, name) for name in start}))
 
 
@@ -97,6 +98,17 @@ def _config_file(arguments: list[str]) -> tuple[str | None, list[str]]:
         if argument.startswith('--config='):
             return argument.removeprefix('--config='), arguments[:i] + arguments[i + 1 :]
     return None, arguments
+
+
+def _tyro_names(arguments: list[str]) -> list[str]:
+    """Writes choices as tyro does, `optimizer:adam-w`, where the config and its JSON say `optimizer:adamw`."""
+    names = {}
+    for field in dataclasses.fields(Config):
+        for cls in typing.get_args(field.type):
+            names[f'{field.name}:{cls.kind}'] = (
+                f'{field.name}:{re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()}'
+            )
+    return [names.get(argument.replace('-', '_') if ':' in argument else '', argument) for argument in arguments]
 
 
 def load_config(file: str) -> Config:
@@ -115,7 +127,7 @@ def load_config(file: str) -> Config:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f'{file}: {_first_line(error) or type(error).__name__}') from error
     if not isinstance(config, Config):
         raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
@@ -143,19 +155,17 @@ def _parse(cls: type, arguments: list[str], program: str, description: str | Non
 
 def _one_line(box: str) -> str:
     """The content of tyro's error box: what is wrong, and the nearest option there is."""
-    lines = [re.sub(r'[╭╮╰╯│─]+', ' ', line).strip() for line in box.splitlines()]
+    lines = [re.sub(r'[╭╮╰╯│─]+|^ *-{3,} *$', ' ', line).strip() for line in box.splitlines()]
     text = ' '.join(line for line in lines if line)
     text = re.sub(r'^(Parsing error|Unrecognized options|Value error|Invalid choice|Required options)\s+', '', text)
-    nearest = re.search(r'Perhaps you meant:\s+(--\S+)', text)
+    typed = re.search(r'Unrecognized options: (--[^\s,]+)', text)
+    offered = re.findall(r'--[\w.-]+', text.partition('Perhaps you meant:')[2])
+    nearest = typed and difflib.get_close_matches(typed[1], offered, n=1)
     text = re.split(
         r'\s+(?:Argument helptext|Available subcommands|Perhaps you meant|Similar|For full helptext)', text
     )[0]
-    text = re.sub(r'Error parsing (\S+): \1', r'\1', text)
-    return (
-        text.rstrip('.')
-        + (f'; perhaps you meant {nearest.group(1)}' if nearest else '')
-        + ' (--help lists the options)'
-    )
+    text = re.sub(r'Error parsing (?:Args: |(\S+): (?=\1))', '', text)
+    return text.rstrip('.') + (f'; perhaps you meant {nearest[0]}' if nearest else '') + ' (--help lists the options)'
 
 
 def _machine_failure(error: BaseException) -> str:
@@ -171,5 +181,5 @@ def _first_line(error: BaseException) -> str:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f'error: {message}', file=sys.stderr)
+    print('error:', *message.split(), file=sys.stderr)
     return code

@@ -5,17 +5,9 @@ line (`--model.num-layers 6`, `optimizer:muon --optimizer.learning-rate 0.02`). 
 """
 
 import dataclasses
-import difflib
-import hashlib
-import json
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
-
-from llm.errors import UserError
-
-SCHEMA_VERSION = 1
 
 # How much a field matters to the numbers a run produces; everything unmarked is part of the run's identity.
 RUN_LENGTH = {'role': 'run_length'}  # where to stop: a longer run is the same run, continued
@@ -31,6 +23,23 @@ def require(condition: bool, name: str, value: Any, must: str) -> None:
     """Raises ValueError naming the field, its value and the fix, unless `condition` holds."""
     if not condition:
         raise ValueError(f'{name} is {value!r}; it must be {must}')
+
+
+def _require_choices(section: str, config: Any) -> None:
+    """Refuses a word that is none of a field's choices: a misspelt one would quietly mean another model."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        words = _words(f.type)
+        for word in value if isinstance(value, tuple) else (value,):
+            require(not words or word in words, f'{section}.{f.name}', value, f'among {", ".join(words)}')
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    """The words of a Literal, of a union of them, or of a tuple of them."""
+    args = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return args
+    return tuple(word for part in args for word in _words(part))
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class ModelConfig:
     logit_dtype: Dtype = 'float32'  # logits and the loss
 
     def __post_init__(self):
+        _require_choices('model', self)
         for name in ('vocab_size', 'context_length', 'num_layers', 'width', 'num_heads'):
             require(getattr(self, name) >= 1, f'model.{name}', getattr(self, name), 'at least 1')
         for name in ('num_kv_heads', 'head_dim', 'feed_forward_width'):
@@ -148,6 +158,7 @@ class TokenizerConfig:
     training_bytes: int = 20_000_000  # most text the tokenizer learns from, in UTF-8 bytes
 
     def __post_init__(self):
+        _require_choices('tokenizer', self)
         require(self.training_bytes >= 1, 'tokenizer.training_bytes', self.training_bytes, 'at least 1')
 
 
@@ -164,6 +175,7 @@ class DataConfig:
     seed: int = 0  # order of the windows
 
     def __post_init__(self):
+        _require_choices('data', self)
         require(len(self.corpora) >= 1, 'data.corpora', self.corpora, 'at least one corpus')
         require(
             len(self.weights) in (0, len(self.corpora)),
@@ -489,125 +501,3 @@ class Config:
             training=TrainingConfig(steps=steps, batch_size=batch_size),
         )
         return dataclasses.replace(config, **overrides)
-
-
-# ------------------------------------------------------------------------------------------------ JSON and hashes
-
-
-def to_dict(config: Any) -> dict:
-    """A nested plain dictionary; a choice among several dataclasses carries its `kind`."""
-
-    def plain(value):
-        if dataclasses.is_dataclass(value):
-            kind = {'kind': value.kind} if hasattr(type(value), 'kind') and _is_choice(type(value)) else {}
-            return kind | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return list(value) if isinstance(value, tuple) else value
-
-    return plain(config)
-
-
-def from_dict(data: dict, cls: type = Config) -> Any:
-    """The inverse of `to_dict`. What an older version did not know keeps its default (which is the old behaviour).
-
-    Raises:
-        UserError: for a name that the config does not have, or a value that it refuses.
-    """
-    return _build(cls, data, '')
-
-
-def to_json(config: Config) -> str:
-    return json.dumps({'schema_version': SCHEMA_VERSION, **to_dict(config)}, indent=2)
-
-
-def from_json(text: str) -> Config:
-    """Reads `to_json`'s output, of this or an older schema version."""
-    data = json.loads(text)
-    version = data.pop('schema_version', None)
-    if version is None or version > SCHEMA_VERSION:
-        raise UserError(
-            f'config.json has schema version {version}, this program reads up to {SCHEMA_VERSION}; update Glassbox'
-        )
-    return from_dict(data)
-
-
-def roles(cls: type = Config, prefix: str = '') -> dict[str, str]:
-    """Maps the dotted name of every field that is not part of a run's identity to 'run_length' or 'logging'."""
-    found = {}
-    for f in dataclasses.fields(cls):
-        if 'role' in f.metadata:
-            found[prefix + f.name] = f.metadata['role']
-        elif dataclasses.is_dataclass(f.type):
-            found |= roles(f.type, f'{prefix}{f.name}.')
-    return found
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Every field by its dotted name, in the order of the tree."""
-    flat = {}
-
-    def walk(prefix, value):
-        for name, item in value.items():
-            if isinstance(item, dict):
-                walk(f'{prefix}{name}.', item)
-            else:
-                flat[prefix + name] = item
-
-    walk('', to_dict(config))
-    return flat
-
-
-def difference(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configs differ, as {dotted name: (a's, b's)}; `ignore` names roles to leave out."""
-    left, right, role = flatten(a), flatten(b), roles()
-    names = [n for n in {**left, **right} if role.get(n) not in ignore]
-    return {n: (left.get(n), right.get(n)) for n in names if left.get(n) != right.get(n)}
-
-
-def config_hash(config: Config) -> str:
-    """Twelve hex digits of SHA-256 over the whole config."""
-    return _digest(flatten(config))
-
-
-def identity_hash(config: Config) -> str:
-    """Like `config_hash`, over the fields that decide the numbers: neither where to stop nor what is logged."""
-    role = roles()
-    return _digest({name: value for name, value in flatten(config).items() if name not in role})
-
-
-def _digest(flat: dict) -> str:
-    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _is_choice(cls: type) -> bool:
-    return any(cls in typing.get_args(f.type) for f in dataclasses.fields(Config))
-
-
-def _build(annotation: Any, value: Any, path: str) -> Any:
-    """Makes `value`, as read from JSON, into what `annotation` says."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        choices = {c.kind: c for c in args if dataclasses.is_dataclass(c)}
-        if choices:
-            kind = value.pop('kind', None) if isinstance(value, dict) else None
-            if kind not in choices:
-                raise UserError(f'{path[:-1]}.kind is {kind!r}; choose one of {", ".join(choices)}')
-            return _build(choices[kind], value, path)
-        if value is None and type(None) in args:
-            return None
-        return _build(next(a for a in args if a is not type(None)), value, path)
-    if dataclasses.is_dataclass(annotation):
-        fields = {f.name: f for f in dataclasses.fields(annotation)}
-        for name in value:
-            if name not in fields:
-                close = difflib.get_close_matches(name, fields, n=1)
-                hint = f'; perhaps you meant {path}{close[0]}' if close else ''
-                raise UserError(f'the config has no field {path}{name}{hint}')
-        try:
-            return annotation(**{n: _build(fields[n].type, v, f'{path}{n}.') for n, v in value.items()})
-        except (ValueError, TypeError) as error:
-            raise UserError(str(error)) from error
-    if origin is tuple:
-        return tuple(_build(args[0], v, path) for v in value)
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value

@@ -18,7 +18,8 @@ import os
 import pathlib
 from typing import Any
 
-from llm import config as config_lib
+from llm import config_json
+from llm.config import Config
 from llm.errors import UserError
 
 
@@ -64,13 +65,13 @@ class Workdir:
     def metrics_file(self) -> pathlib.Path:
         return self.path / 'metrics.jsonl'
 
-    def config(self) -> config_lib.Config:
+    def config(self) -> Config:
         """The stored config, as the user gave it.
 
         Raises:
             UserError: if it cannot be read, or was written by a newer version.
         """
-        return config_lib.from_json(self._read('config.json'))
+        return config_json.from_json(self._read('config.json'))
 
     def summary(self) -> dict[str, Any]:
         """How the run stands; empty before the first step."""
@@ -84,9 +85,12 @@ class Workdir:
         if not (self.path / name).is_file():
             return {}
         try:
-            return json.loads(self._read(name))
-        except json.JSONDecodeError as error:
+            data = json.loads(self._read(name))
+        except ValueError as error:
             raise UserError(f'{self.path / name} is damaged ({error}); restore it from a copy') from error
+        if not isinstance(data, dict):
+            raise UserError(f'{self.path / name} is damaged (it holds no object); restore it from a copy')
+        return data
 
     def _read(self, name: str) -> str:
         try:
@@ -94,8 +98,8 @@ class Workdir:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f'cannot read {self.path / name}: {error}') from error
 
-    def write_config(self, config: config_lib.Config) -> None:
-        write_atomically(self.path / 'config.json', config_lib.to_json(config) + '\n')
+    def write_config(self, config: Config) -> None:
+        write_atomically(self.path / 'config.json', config_json.to_json(config) + '\n')
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / 'summary.json', json.dumps(summary, indent=2) + '\n')
@@ -112,11 +116,11 @@ class Workdir:
         if not self.metrics_file.is_file():
             return []
         latest, order = {}, 0
-        with open(self.metrics_file, encoding='utf-8') as file:
+        with open(self.metrics_file, 'rb') as file:
             for line in file:
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
+                except ValueError:
                     continue  # a line torn by a crash; the next start cuts it off
                 if kind is None or row['kind'] == kind:
                     order += 1

@@ -400,7 +400,14 @@ def test_debug_shows_the_traceback_too(monkeypatch, capsys, place):
 
 def test_a_reader_that_leaves_is_no_traceback():
     """`python -m llm --help | head -0`, in a shell of its own."""
-    code = 'import os, sys; from llm.command_line import main; os.close(0); r, w = os.pipe(); os.dup2(w, 1); os.close(w); os.close(r); sys.exit(main(["--help"]))'
+    code = (
+        'import os, sys\n'
+        'from llm.command_line import main\n'
+        'read, write = os.pipe()\n'
+        'os.dup2(write, 1)\n'
+        'os.close(write), os.close(read)\n'
+        'sys.exit(main(["--help"]))\n'
+    )
     done = subprocess.run((sys.executable, '-c', code), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode != 0
     assert 'Traceback' not in done.stderr

@@ -1,12 +1,13 @@
 """Configs survive JSON, refuse what is wrong by name, and have two hashes that mean what they say."""
 
 import dataclasses
+import itertools
 import json
 import typing
 
 import pytest
 
-from llm import config as config_lib
+from llm import config_json
 from llm.config import (
     SGD,
     Adafactor,
@@ -29,14 +30,8 @@ from llm.config import (
     TokenizerConfig,
     TrainingConfig,
     WarmupStableDecay,
-    config_hash,
-    difference,
-    from_dict,
-    from_json,
-    identity_hash,
-    to_dict,
-    to_json,
 )
+from llm.config_json import config_hash, difference, from_dict, from_json, identity_hash, to_dict, to_json
 from llm.errors import UserError
 
 OPTIMIZERS = (AdamW, Adafactor, Lion, Muon, SGD)
@@ -122,10 +117,10 @@ def test_what_an_older_version_did_not_know_keeps_its_default():
     assert from_json(json.dumps(data)) == Config(seed=3)
 
 
-@pytest.mark.parametrize('version', [config_lib.SCHEMA_VERSION + 1, None])
+@pytest.mark.parametrize('version', [config_json.SCHEMA_VERSION + 1, None])
 def test_a_config_of_a_newer_version_is_refused(version):
     data = json.loads(to_json(Config())) | {'schema_version': version}
-    with pytest.raises(UserError, match=f'schema version {version}.*reads up to {config_lib.SCHEMA_VERSION}'):
+    with pytest.raises(UserError, match=f'schema version {version}.*reads up to {config_json.SCHEMA_VERSION}'):
         from_json(json.dumps(data))
 
 
@@ -331,7 +326,7 @@ NOT_IDENTITY = {
     *(f'evaluation.{f.name}' for f in dataclasses.fields(EvaluationConfig)),
     *(f'log.{f.name}' for f in dataclasses.fields(LogConfig)),
 }
-PLAIN = [name for name in config_lib.flatten(Config()) if not name.endswith('.kind') or name == 'tokenizer.kind']
+PLAIN = [name for name in config_json.flatten(Config()) if not name.endswith('.kind') or name == 'tokenizer.kind']
 
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -376,7 +371,7 @@ def test_the_kind_of_a_choice_is_part_of_both_hashes():
 
 
 def test_roles_are_those_of_length_and_logging():
-    roles = config_lib.roles()
+    roles = config_json.roles()
     assert set(roles) == NOT_IDENTITY
     assert {name for name, role in roles.items() if role == 'run_length'} == {'training.steps'}
 
@@ -427,7 +422,7 @@ def test_the_parameters_it_counts_are_those_of_the_model():
 def test_a_deeper_model_is_larger_and_sees_more():
     configs = [Config.for_depth(depth) for depth in range(1, 25)]
     tokens = [c.training.steps * c.training.batch_size * c.data.sequence_length for c in configs]
-    for smaller, larger in zip(configs, configs[1:]):
+    for smaller, larger in itertools.pairwise(configs):
         assert larger.model.width > smaller.model.width
         assert larger.model.num_heads > smaller.model.num_heads
         assert larger.training.batch_size >= smaller.training.batch_size

@@ -67,7 +67,7 @@ def test_before_the_first_start_there_is_nothing(tmp_path):
 
 
 def test_only_a_folder_with_a_config_is_a_workdir(tmp_path):
-    with pytest.raises(UserError, match='there is no workdir .*nowhere'):
+    with pytest.raises(UserError, match=r'there is no workdir .*nowhere'):
         Workdir.open(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='is not a workdir'):
         Workdir.open(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llm import config as config_lib
+from llm import config_json
 from llm.analysis import pages, plots, units
 from llm.config import Config
 from llm.errors import UserError
@@ -95,7 +95,7 @@ def config_difference(runs: Sequence[Run]) -> dict[str, list[str]]:
     Returns:
         {dotted name: each run's value as JSON}, with a dash for a run that has no such field, as another optimizer.
     """
-    flat = [config_lib.flatten(run.config) for run in runs]
+    flat = [config_json.flatten(run.config) for run in runs]
     names = list(dict.fromkeys(name for one in flat for name in one))
     sections = list(dict.fromkeys(name.split('.')[0] for name in names))
     names.sort(key=lambda name: sections.index(name.split('.')[0]))

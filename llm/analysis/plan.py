@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from llm import config as config_lib
+from llm import config_json
 from llm.analysis import flops, memory, units
 from llm.config import Config
 
@@ -26,9 +26,9 @@ def plan(config: Config) -> dict[str, Any]:
         for convention in flops.CONVENTIONS
     }
     return {
-        'config': config_lib.to_dict(config),
-        'config_hash': config_lib.config_hash(config),
-        'identity_hash': config_lib.identity_hash(config),
+        'config': config_json.to_dict(config),
+        'config_hash': config_json.config_hash(config),
+        'identity_hash': config_json.identity_hash(config),
         'parameters': {
             'total': sum(row.count for row in table),
             'by_part': {row.part: {'shape': list(row.shape), 'count': row.count} for row in table},

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm import config as config_lib
+from llm import config_json
 from llm.analysis import flops, memory, pages, plots, units
 from llm.config import Config
 from llm.workdir import Workdir
@@ -228,8 +228,8 @@ def _flops(config: Config, tokens: int) -> list[dict[str, str]]:
 
 
 def _config(config: Config) -> list[dict[str, Any]]:
-    changed = config_lib.difference(config, Config())
-    flat = config_lib.flatten(config)
+    changed = config_json.difference(config, Config())
+    flat = config_json.flatten(config)
     return [{'name': n, 'value': json.dumps(v, ensure_ascii=False), 'changed': n in changed} for n, v in flat.items()]
 
 

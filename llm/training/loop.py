@@ -10,8 +10,7 @@ from absl import logging
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from llm import config as config_lib
-from llm import runtime
+from llm import config_json, runtime
 from llm.config import Config
 from llm.data.batches import TrainBatches, data_index
 from llm.data.prepare import Prepared, prepare
@@ -56,6 +55,8 @@ def train(
         Interrupted: if a signal came; the state is saved.
     """
     workdir = Workdir(path)
+    if workdir.path.exists() and not workdir.path.is_dir():
+        raise UserError(f'{workdir.path} is a file; choose another --workdir')
     _check_stored(config, workdir)
     if (summary := workdir.summary()).get('status') == 'done' and summary['step'] == config.training.steps:
         logging.info('%s is done: %s', workdir.path, summary['message'])
@@ -88,7 +89,7 @@ def _check_stored(config: Config, workdir: Workdir) -> None:
         if workdir.checkpoints.exists():
             raise UserError(f'{workdir.path} has checkpoints but no config.json; restore it, or use another workdir')
         return
-    differences = config_lib.difference(workdir.config(), config, ignore=('run_length', 'logging'))
+    differences = config_json.difference(workdir.config(), config, ignore=('run_length', 'logging'))
     if differences:
         shown = ', '.join(f'{name} was {a!r} and is now {b!r}' for name, (a, b) in differences.items())
         raise UserError(f'{workdir.path} holds a run with another config: {shown}; use another workdir')
@@ -127,8 +128,8 @@ class _Run:
         self.facts = {
             'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params)),
             'data': prepared.statistics,
-            'config_hash': config_lib.config_hash(config),
-            'identity_hash': config_lib.identity_hash(config),
+            'config_hash': config_json.config_hash(config),
+            'identity_hash': config_json.identity_hash(config),
             'code_version': code_version(),
             'environment': environment(),
         }

@@ -1,7 +1,8 @@
 import json
 
 from llm.analysis import flops, memory, plan
-from llm.config import Config, DataConfig, ModelConfig, TrainingConfig, from_dict
+from llm.config import Config, DataConfig, ModelConfig, TrainingConfig
+from llm.config_json import from_dict
 
 CONFIG = Config(
     model=ModelConfig(vocab_size=300, context_length=64, num_layers=2, width=16, num_heads=2),

@@ -1,10 +1,11 @@
-"""What is true of the model whatever its weights: who influences whom, which switches change nothing, what stays bounded.
+"""What is true of the model whatever its weights: who influences whom, what changes nothing, what is bounded.
 
 Parameters are random everywhere (no scale is 1, no bias 0), so that nothing hides behind its initial value.
 """
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -324,7 +325,7 @@ def test_the_scanned_stack_equals_its_blocks_one_by_one():
     x = Embedding(config).apply({'params': params['embedding']}, tokens)
     block = jax.jit(lambda params, x, window: Block(config).apply({'params': params}, x, (window, None), context)[0])
     for layer, window in enumerate((2, LENGTH, 4)):
-        x = block(jax.tree.map(lambda leaf: leaf[layer], params['blocks']), x, jnp.int32(window))
+        x = block(jax.tree.map(operator.itemgetter(layer), params['blocks']), x, jnp.int32(window))
     hidden = Norm(config).apply({'params': params['final_norm']}, x)
     npt.assert_allclose(run(config, params, tokens).hidden, hidden, atol=1e-5)
 

@@ -160,8 +160,8 @@ def test_the_gradient_is_the_slope_of_the_loss(chunk):
     draw = np.random.default_rng(1)
     direction = jax.tree.map(lambda p: jnp.asarray(draw.normal(size=p.shape), p.dtype), params)
     step = 3e-3
-    ends = [jax.tree.map(lambda p, d: p + sign * step * d, params, direction) for sign in (1, -1)]
-    values = [float(value_and_gradient(config, UNTIED, end, batch)[0]) for end in ends]
+    moved = lambda by: jax.tree.map(lambda p, d: p + by * d, params, direction)
+    values = [float(value_and_gradient(config, UNTIED, end, batch)[0]) for end in (moved(step), moved(-step))]
     gradient = value_and_gradient(config, UNTIED, params, batch)[2]
     slope = sum(float(jnp.vdot(g, d)) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction)))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-3)

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from llm import config as config_lib
+from llm import config_json
 from llm.analysis import flops
+from llm.config import InitFromConfig
 from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import Interrupted, MachineError, UserError
@@ -88,8 +89,8 @@ def test_resumes_to_the_bit_wherever_it_died(finished, tiny, one_device, tmp_pat
 def test_a_killed_process_resumes_to_the_bit(tiny, tmp_path):
     """SIGKILL through the command line, twice, against a process that was left alone."""
     config = tmp_path / 'config.py'
-    text = config_lib.to_json(change(change(tiny, 'training', steps=30), 'checkpoint', every=5))
-    config.write_text(f'from llm.config import from_json\n\ndef get_config():\n    return from_json({text!r})\n')
+    text = config_json.to_json(change(change(tiny, 'training', steps=30), 'checkpoint', every=5))
+    config.write_text(f'from llm.config_json import from_json\n\ndef get_config():\n    return from_json({text!r})\n')
     environment = os.environ | {'NPROC': '2', 'XLA_FLAGS': ''}
 
     def start(name):
@@ -260,9 +261,7 @@ def test_rows_must_divide_over_devices(tiny, tmp_path):
 
 def test_warm_start_takes_the_weights_only(finished, tiny, one_device, tmp_path):
     path, _ = finished
-    config = dataclasses.replace(
-        change(tiny, 'training', steps=1), init_from=config_lib.InitFromConfig(workdir=str(path)), seed=7
-    )
+    config = dataclasses.replace(change(tiny, 'training', steps=1), init_from=InitFromConfig(workdir=str(path)), seed=7)
     train(config, tmp_path / 'run', progress=False, devices=one_device)
     _, parents = load_params(Workdir(path))
     _, start = load_params(Workdir(tmp_path / 'run'), step=0)
@@ -273,7 +272,7 @@ def test_a_fork_with_its_optimizer_goes_on_like_its_parent(finished, tiny, one_d
     path, summary = finished
     config = dataclasses.replace(
         tiny,
-        init_from=config_lib.InitFromConfig(workdir=str(path), step=8, optimizer_state=True, continue_step=True),
+        init_from=InitFromConfig(workdir=str(path), step=8, optimizer_state=True, continue_step=True),
     )
     forked = train(config, tmp_path / 'run', progress=False, devices=one_device)
     assert forked['params_sha256'] == summary['params_sha256'] and forked['tokens'] == summary['tokens']
@@ -283,7 +282,7 @@ def test_a_fork_with_its_optimizer_goes_on_like_its_parent(finished, tiny, one_d
 def test_another_shape_cannot_be_started_from(finished, tiny, one_device, tmp_path):
     path, _ = finished
     config = dataclasses.replace(
-        change(tiny, 'model', width=16, num_heads=2), init_from=config_lib.InitFromConfig(workdir=str(path))
+        change(tiny, 'model', width=16, num_heads=2), init_from=InitFromConfig(workdir=str(path))
     )
     with pytest.raises(UserError, match='init_from: parameter'):
         train(config, tmp_path / 'run', progress=False, devices=one_device)
