@@ -115,4 +115,4 @@ def test_a_model_that_fits_no_machine_is_predicted_too():
         remat='full',
     )
     assert memory.parameter_count(model) == 70_553_706_496  # Llama 3 70B, as published
-    assert memory.activation_bytes(model, 16, 8192) > 2**40
+    assert memory.activation_bytes(model, 16, 8192) > 80 * 16 * 8192 * 8192 * 4  # the residual stream of each layer

@@ -59,17 +59,19 @@ def test_a_damaged_manifest_counts_as_damage(copied, damage):
 
 def test_training_goes_on_from_before_the_damage_to_the_same_end(copied, finished, tiny, one_device):
     flip(largest_file(copied.checkpoints / '12'))
+    copied.write_summary({'status': 'running'})
     again = train(tiny, copied.path, progress=False, devices=one_device)
     assert again['params_sha256'] == finished[1]['params_sha256']
 
 
 def test_nothing_good_left_is_an_error(copied, tiny, one_device):
+    longer = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, steps=13))
     for step in Checkpoints(copied).steps():
         flip(largest_file(copied.checkpoints / str(step)))
     with pytest.raises(UserError, match='every checkpoint'):
         load_params(copied)
     with pytest.raises(UserError, match='every checkpoint'):
-        train(tiny, copied.path, progress=False, devices=one_device)
+        train(longer, copied.path, progress=False, devices=one_device)
 
 
 def test_a_checkpoint_without_a_manifest_does_not_count(copied):
