@@ -185,7 +185,7 @@ class DataConfig:
         )
         require(all(w > 0 for w in self.weights), 'data.weights', self.weights, 'made of positive numbers')
         require(self.sequence_length >= 1, 'data.sequence_length', self.sequence_length, 'at least 1')
-        require(self.seed >= 0, 'data.seed', self.seed, 'at least 0')
+        require(0 <= self.seed < 2**31, 'data.seed', self.seed, 'in [0, 2^31)')
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ class Config:
     log: LogConfig = LogConfig()
 
     def __post_init__(self):
-        require(self.seed >= 0, 'seed', self.seed, 'at least 0')
+        require(0 <= self.seed < 2**31, 'seed', self.seed, 'in [0, 2^31)')
         require(
             self.data.sequence_length <= self.model.context_length,
             'data.sequence_length',

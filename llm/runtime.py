@@ -8,7 +8,7 @@ import time
 from absl import logging
 
 from llm.config import Config
-from llm.environment import processors
+from llm.environment import code_version, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
 
@@ -33,8 +33,13 @@ def prepare_host(workdir: Workdir | None = None) -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
-def choose(config: Config, workdir: Workdir) -> dict:
-    """The choices of a run: those stored with it, or at its first start those for this machine, which are stored now.
+def choose(config: Config, workdir: Workdir, data: str) -> dict:
+    """The choices of a run: those stored with it, or at its first start those for this machine, to be stored then.
+
+    Args:
+        config: as the user gave it.
+        workdir: the run's.
+        data: digest of its token stores.
 
     Raises:
         UserError: if the run was started on something else than what is here.
@@ -47,20 +52,24 @@ def choose(config: Config, workdir: Workdir) -> dict:
         'xla_flags': _xla_flags(),
     }
     stored = workdir.runtime()
+    if not stored:
+        versions = {'jax': jax.__version__, 'code': code_version()}
+        return here | {'data': data, 'compute_dtype': compute_dtype(config)} | versions
+    fork = f'fork it into a new workdir with --init-from.workdir {workdir.path} --init-from.continue-step'
     for name, value in here.items():
-        if stored and stored[name] != value:
+        if stored[name] != value:
             raise UserError(
                 f'{workdir.path} was started with {name} {stored[name]!r} and here it is {value!r}, which changes the '
-                'last bits; resume it there, or fork it into a new workdir with --init-from.workdir '
-                f'{workdir.path} --init-from.continue-step --init-from.optimizer-state'
+                f'last bits; resume it there, or {fork} --init-from.optimizer-state'
             )
-    if stored and stored['jax'] != jax.__version__:
-        logging.warning(
-            '%s was started with jax %s; %s goes on, but not to the bit', workdir.path, stored['jax'], jax.__version__
-        )
-    if not stored:
-        stored = here | {'jax': jax.__version__, 'compute_dtype': compute_dtype(config)}
-        workdir.write_runtime(stored)
+    if stored['data'] != data:
+        raise UserError(f'the corpora of {workdir.path} have changed since it was started; restore them, or {fork}')
+    for name, value in (('jax', jax.__version__), ('code', code_version())):
+        if stored[name] != value:
+            logging.warning(
+                '%s was started with %s %s; with %s it goes on, but not to the bit',
+                *(workdir.path, name, stored[name], value),
+            )
     return stored
 
 

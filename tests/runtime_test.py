@@ -23,11 +23,12 @@ def automatic() -> Config:
 
 
 def test_the_first_start_stores_what_a_resume_uses(workdir, monkeypatch):
-    first = runtime.choose(automatic(), workdir)
+    first = runtime.choose(automatic(), workdir, 'data')
+    workdir.write_runtime(first)
     assert first['compute_dtype'] in ('float32', 'bfloat16') and first['host_threads'] == 32
     other = {'float32': 'bfloat16', 'bfloat16': 'float32'}[first['compute_dtype']]
     monkeypatch.setattr(runtime, 'compute_dtype', lambda config: other)  # the machine feels different today
-    assert runtime.choose(automatic(), workdir) == first
+    assert runtime.choose(automatic(), workdir, 'data') == first
     assert runtime.resolve(automatic(), workdir.runtime()).model.compute_dtype == first['compute_dtype']
 
 
@@ -46,19 +47,25 @@ def test_bfloat16_is_chosen_where_it_is_a_gain(monkeypatch, speeds, chosen):
 
 @pytest.mark.parametrize('name, value', [('device_kind', 'TPU v5'), ('host_threads', 7), ('xla_flags', '--xla_other')])
 def test_another_machine_is_refused(workdir, name, value):
-    workdir.write_runtime(runtime.choose(Config(), workdir) | {name: value})
+    workdir.write_runtime(runtime.choose(Config(), workdir, 'data') | {name: value})
     with pytest.raises(UserError, match=f'was started with {name}'):
-        runtime.choose(Config(), workdir)
+        runtime.choose(Config(), workdir, 'data')
 
 
 def test_another_number_of_virtual_devices_is_not_another_machine(workdir, monkeypatch):
-    runtime.choose(Config(), workdir)
+    workdir.write_runtime(runtime.choose(Config(), workdir, 'data'))
     monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
-    runtime.choose(Config(), workdir)
+    runtime.choose(Config(), workdir, 'data')
 
 
 def test_another_jax_is_said(workdir, caplog):
-    workdir.write_runtime(runtime.choose(Config(), workdir) | {'jax': '0.0.1'})
+    workdir.write_runtime(runtime.choose(Config(), workdir, 'data') | {'jax': '0.0.1'})
     with caplog.at_level(logging.WARNING):
-        runtime.choose(Config(), workdir)
-    assert f'0.0.1; {jax.__version__} goes on' in caplog.text
+        runtime.choose(Config(), workdir, 'data')
+    assert f'jax 0.0.1; with {jax.__version__} it goes on' in caplog.text
+
+
+def test_changed_corpora_are_refused(workdir):
+    workdir.write_runtime(runtime.choose(Config(), workdir, 'data'))
+    with pytest.raises(UserError, match=r'corpora .* have changed'):
+        runtime.choose(Config(), workdir, 'other data')

@@ -72,9 +72,8 @@ def memory_estimate(config: Config) -> MemoryEstimate:
     state = abstract_state(config)
     parameters = _bytes(state.params)
     rows = config.training.batch_size // config.training.accumulation
-    positions = rows * config.data.sequence_length
-    if config.objective.vocabulary_chunk:
-        positions = min(positions, config.objective.vocabulary_chunk)
+    length = config.data.sequence_length
+    positions = rows * min(length, config.objective.vocabulary_chunk or length)
     return MemoryEstimate(
         parameters=parameters,
         gradients=parameters * (2 if config.training.accumulation > 1 else 1),

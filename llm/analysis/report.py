@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm import config_json
+from llm import config_json, runtime
 from llm.analysis import flops, memory, pages, plots, units
 from llm.config import Config
 from llm.workdir import Workdir
@@ -39,7 +39,7 @@ def write_report(
         UserError: if the workdir cannot be read.
         MachineError: if the page cannot be written.
     """
-    config, summary = workdir.config(), workdir.summary()
+    config, summary = runtime.resolve(workdir.config(), workdir.runtime()), workdir.summary()
     train, evaluation = workdir.rows('train'), workdir.rows('evaluation')
     held_out = summary.get('held_out', {})
     samples = workdir.rows('sample')

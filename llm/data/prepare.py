@@ -38,6 +38,12 @@ class Prepared:
     held_out: list[TokenStore]  # one per corpus that has held-out documents, in the same order
     statistics: dict[str, Any]  # plain values, for summary.json
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tokens of all stores: what decides every batch."""
+        sums = [store.meta['sha256']['tokens.bin'] for store in (*self.train, *self.held_out)]
+        return hashlib.sha256(' '.join(sums).encode()).hexdigest()
+
 
 def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Prepared:
     """Makes the corpora of a config ready, from the cache where they are in it.

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import time
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from llm import runtime
 from llm.config import CheckpointConfig
 from llm.errors import MachineError, UserError
 from llm.training.train_state import TrainState, abstract_state
@@ -36,7 +38,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a manifest."""
-        return sorted(int(path.parent.name) for path in self._directory.glob(f'[0-9]*/{MANIFEST}'))
+        names = [path.parent.name for path in self._directory.glob(f'*/{MANIFEST}')]
+        return sorted(int(name) for name in names if name.isdigit())
 
     def record(self, step: int) -> dict[str, Any]:
         """The run's record stored with a checkpoint: data position, accounting, recent losses."""
@@ -49,10 +52,15 @@ class Checkpoints:
         self._open().save(step, args=ocp.args.Composite(**items), force=True)
         self._unfinished = (step, record)
 
-    def poll(self, keep: CheckpointConfig) -> None:
-        """Finishes the checkpoint being written if its files are all there; never waits for them."""
+    def poll(self, keep: CheckpointConfig) -> float:
+        """Finishes the checkpoint being written if its files are all there; never waits for them.
+
+        Returns the seconds it took.
+        """
+        start = time.perf_counter()
         if self._unfinished is not None and not self._open().is_saving_in_progress():
             self.finish(keep)
+        return time.perf_counter() - start
 
     def finish(self, keep: CheckpointConfig) -> None:
         """Waits until everything is on disk, writes the manifest, and deletes what `keep` does not ask for."""
@@ -74,9 +82,15 @@ class Checkpoints:
         if keep.keep_every is not None:
             kept |= {step for step in steps if step % keep.keep_every == 0}
         if keep.keep_best:
-            losses = {step: self.record(step).get('held_out_loss') for step in steps}
+            losses = {step: self._held_out_loss(step) for step in steps}
             kept |= set(sorted((s for s in steps if losses[s] is not None), key=losses.get)[:1])
         return kept
+
+    def _held_out_loss(self, step: int) -> float | None:
+        try:
+            return self.record(step).get('held_out_loss')
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # damaged, so never the best
 
     def write_record(self, step: int, record: dict[str, Any]) -> None:
         """Writes the manifest of a checkpoint, or replaces the record in it, as one atomic act."""
@@ -101,7 +115,8 @@ class Checkpoints:
     def delete_unfinished(self) -> None:
         """Removes what a crash left half written."""
         for folder in self._directory.glob('[0-9]*'):
-            if not (folder / MANIFEST).is_file():
+            ours = folder.name.isdigit() or '.orbax-checkpoint-tmp' in folder.name
+            if ours and not (folder / MANIFEST).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def newest_good(self, at_most: int | None = None) -> int | None:
@@ -121,7 +136,7 @@ class Checkpoints:
         try:
             body = json.loads((folder / MANIFEST).read_text())
             expected = body.pop('sha256')
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f'{MANIFEST} cannot be read'
         if expected != _digest(body):
             return f'{MANIFEST} does not match its own sum'
@@ -152,7 +167,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            options = ocp.CheckpointManagerOptions(max_to_keep=None, cleanup_tmp_directories=True)
+            # No clean-up here: a reader would remove what a training process is writing (see `delete_unfinished`).
+            options = ocp.CheckpointManagerOptions(max_to_keep=None)
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
 
@@ -183,7 +199,7 @@ def load_params(workdir: Workdir, step: int | None = None, ema: bool = False) ->
         raise UserError(f'{workdir.path} has no checkpoint {step}; it has {", ".join(map(str, steps))}')
     elif problem := checkpoints.problem(step):
         raise UserError(f'checkpoint {step} of {workdir.path} is damaged: {problem}')
-    abstract = abstract_state(workdir.config())
+    abstract = abstract_state(runtime.resolve(workdir.config(), workdir.runtime()))
     if ema and abstract.ema is None:
         raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -96,6 +96,8 @@ def evaluate_checkpoint(
         stride: see `Evaluator.measure`.
     """
     config = runtime.resolve(workdir.config(), workdir.runtime())
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
     if batch_size is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=batch_size))
     if stride is not None and not 1 <= stride <= config.data.sequence_length:

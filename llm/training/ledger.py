@@ -98,6 +98,11 @@ class Ledger:
         """Stops the clock, at a moment when the device is idle."""
         self._clock = None
 
+    def leave_out(self, seconds: float) -> None:
+        """Does not count so much of the time since the last step."""
+        if self._clock is not None:
+            self._clock += seconds
+
     def resume(self) -> None:
         """Starts the clock again, right before the next step is dispatched."""
         self._clock = time.perf_counter()

@@ -68,11 +68,13 @@ def train(
     workdir.path.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workdir.path / '.lock', timeout=0):
+            choices = runtime.choose(config, workdir, prepared.digest)
+            run = _Run(runtime.resolve(config, choices), workdir, prepared, batches, mesh)
+            # Last, so that a start that is refused leaves nothing behind that the next one would trip over.
+            workdir.write_runtime(choices)
             if not workdir.tokenizer_file.is_file():
                 prepared.tokenizer.save(workdir.tokenizer_file)
             workdir.write_config(config)
-            resolved = runtime.resolve(config, runtime.choose(config, workdir))
-            run = _Run(resolved, workdir, prepared, batches, mesh)
             try:
                 return run.train(progress)
             finally:
@@ -161,7 +163,7 @@ class _Run:
                     continue
                 bar.set_postfix_str(self.ledger.shown, refresh=False)
                 bar.update()
-                self.checkpoints.poll(self.config.checkpoint)
+                self.ledger.leave_out(self.checkpoints.poll(self.config.checkpoint))
                 if evaluating or saving:
                     self.ledger.pause()
                     self.ledger.record['held_out_loss'] = self._evaluate() if evaluating else None
@@ -218,7 +220,7 @@ class _Run:
         state = self.state
         if jax.default_backend() == 'cpu':
             state = jax.tree.map(jnp.copy, state)  # the next step takes this memory while it is still being written
-        record = json.loads(json.dumps(self.ledger.record))
+        record = json.loads(json.dumps(self.ledger.record | {'config': config_json.to_dict(self.config)}))
         self.checkpoints.save(self.step, state, record, self.config.checkpoint)
         self.writer.sync()
 

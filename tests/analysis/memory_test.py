@@ -97,7 +97,7 @@ def test_activations_are_close_to_what_the_compiler_allocates():
 def test_logits_are_those_that_exist_at_once_and_their_gradient():
     assert memory.memory_estimate(config()).logits == 2 * 4 * 32 * 50 * 4
     chunked = config(objective=NextToken(vocabulary_chunk=16))
-    assert memory.memory_estimate(chunked).logits == 2 * 16 * 50 * 4
+    assert memory.memory_estimate(chunked).logits == 2 * 4 * 16 * 50 * 4  # four rows, sixteen positions of each
     accumulated = config(training=TrainingConfig(batch_size=4, accumulation=4))
     assert memory.memory_estimate(accumulated).logits == 2 * 32 * 50 * 4
 

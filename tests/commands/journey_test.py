@@ -15,7 +15,7 @@ from llm.config import *
 def get_config():
     return Config(
         name='journey',
-        model=ModelConfig(vocab_size=320, context_length=32, num_layers=1, width=16, num_heads=2),
+        model=ModelConfig(vocab_size=320, context_length=32, num_layers=1, width=16, num_heads=2, compute_dtype='auto'),
         data=DataConfig(corpora=('text:{folder}/*.txt',), sequence_length=32),
         schedule=Cosine(horizon=6, warmup=2),
         training=TrainingConfig(steps=6, batch_size=8),

@@ -7,6 +7,7 @@ import shutil
 import jax
 import pytest
 
+from llm import config_json
 from llm.config import CheckpointConfig
 from llm.errors import UserError
 from llm.training.checkpoint import MANIFEST, Checkpoints, load_params, params_sha256
@@ -123,3 +124,24 @@ def test_averages_that_were_not_kept_are_an_error(copied):
     copied.write_config(dataclasses.replace(config, training=dataclasses.replace(config.training, ema_decay=None)))
     with pytest.raises(UserError, match='no averaged parameters'):
         load_params(copied, ema=True)
+
+
+def test_reading_leaves_what_is_being_written_alone(copied):
+    """A checkpoint in flight is a temporary folder of Orbax's; only the trainer may clean up."""
+    in_flight = copied.checkpoints / '16.orbax-checkpoint-tmp'
+    in_flight.mkdir()
+    assert load_params(copied)[0] == 12
+    assert in_flight.exists()
+    Checkpoints(copied).delete_unfinished()
+    assert not in_flight.exists()
+
+
+def test_an_old_damaged_manifest_does_not_stop_the_run(copied, tiny, one_device):
+    (copied.checkpoints / '8' / MANIFEST).write_text('{')
+    longer = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, steps=13))
+    assert train(longer, copied.path, progress=False, devices=one_device)['step'] == 13
+
+
+def test_a_checkpoint_carries_its_config(finished, tiny):
+    record = Checkpoints(Workdir(finished[0])).record(12)
+    assert config_json.from_dict(record['config']) == tiny

@@ -121,6 +121,7 @@ def test_a_longer_run_continues_a_shorter_one(finished, tiny, one_device, tmp_pa
     assert longer['params_sha256'] == summary['params_sha256']
     with pytest.raises(UserError, match=r'past training\.steps 7'):
         train(short, tmp_path / 'run', progress=False, devices=one_device)
+    assert Workdir(tmp_path / 'run').config() == tiny, 'a refused start rewrote the config'
 
 
 def test_a_finished_run_is_left_as_it_is(finished, tiny, one_device, tmp_path):
@@ -286,6 +287,7 @@ def test_another_shape_cannot_be_started_from(finished, tiny, one_device, tmp_pa
     )
     with pytest.raises(UserError, match='init_from: parameter'):
         train(config, tmp_path / 'run', progress=False, devices=one_device)
+    assert not (tmp_path / 'run' / 'config.json').exists(), 'a refused start left a run behind'
 
 
 def test_compiles_once(tiny, one_device, tmp_path, monkeypatch):
