@@ -37,6 +37,8 @@ def get_config() -> Config:
         schedule=Linear(horizon=STEPS, warmup=50),
         training=TrainingConfig(steps=STEPS, batch_size=8),
         checkpoint=CheckpointConfig(every=400),
-        evaluation=EvaluationConfig(every=200, max_windows=64, sample_prompt='def read(self, ', sample_tokens=96),
+        evaluation=EvaluationConfig(
+            every=200, max_windows=64, sample_prompt='def read(self, size=-1):\n', sample_tokens=96
+        ),
         log=LogConfig(every=20),
     )

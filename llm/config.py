@@ -424,7 +424,7 @@ class EvaluationConfig:
     every: int = field(default=100, metadata=LOGGING)  # steps between evaluations
     max_windows: int = field(default=256, metadata=LOGGING)  # held-out windows read along the way; the end reads all
     batch_size: int = field(default=16, metadata=LOGGING)  # rows per evaluation step
-    sample_prompt: str = field(default='def ', metadata=LOGGING)  # what samples along the way start from
+    sample_prompt: str = field(default='def', metadata=LOGGING)  # what samples along the way start from
     sample_tokens: int = field(default=64, metadata=LOGGING)  # length of a sample in tokens; 0 draws none
 
     def __post_init__(self):

@@ -62,13 +62,13 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
                 f'{workdir.path} was started with {name} {stored[name]!r} and here it is {value!r}, which changes the '
                 f'last bits; resume it there, or {fork} --init-from.optimizer-state'
             )
-    if stored['data'] != data:
+    if stored.get('data', data) != data:
         raise UserError(f'the corpora of {workdir.path} have changed since it was started; restore them, or {fork}')
     for name, value in (('jax', jax.__version__), ('code', code_version())):
-        if stored[name] != value:
+        if stored.get(name, value) != value:
             logging.warning(
                 '%s was started with %s %s; with %s it goes on, but not to the bit',
-                *(workdir.path, name, stored[name], value),
+                *(workdir.path, name, stored.get(name), value),
             )
     return stored
 
