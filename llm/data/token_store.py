@@ -68,7 +68,7 @@ class TokenStore:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f'the token store file {path / name} is damaged ({error}); delete the folder {path.parent}, or clean '
-                'the cache with `python -m llm cache`, and run again'
+                'the cache with `python -m llm cache --clean token_stores --yes`, and run again'
             ) from error
 
     @property

@@ -86,7 +86,7 @@ def _chunked_sum(model, chunk, head, hidden, labels, hyper):
     """`_sums`, never holding the logits of more than `chunk` positions of a row.
 
     The forward pass computes each chunk's gradient on the spot (the loss is a sum, so its cotangent is one number to
-    multiply by later); the projection is not computed twice.
+    multiply by later); the projection is not computed twice. Only the first sum has a gradient, the metrics have none.
     """
     return _map_chunks(lambda *args: _sums(model, *args, hyper), chunk, head, hidden, labels)
 

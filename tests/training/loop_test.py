@@ -20,6 +20,7 @@ from llm.config import InitFromConfig
 from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import Interrupted, MachineError, UserError
+from llm.training import loop
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import Ledger
 from llm.training.loop import train
@@ -87,7 +88,7 @@ def test_resumes_to_the_bit_wherever_it_died(finished, tiny, one_device, tmp_pat
 
 
 def test_a_killed_process_resumes_to_the_bit(tiny, tmp_path):
-    """SIGKILL through the command line, twice, against a process that was left alone."""
+    """SIGKILL through the command line, against a process that was left alone."""
     config = tmp_path / 'config.py'
     text = config_json.to_json(change(change(tiny, 'training', steps=30), 'checkpoint', every=5))
     config.write_text(f'from llm.config_json import from_json\n\ndef get_config():\n    return from_json({text!r})\n')
@@ -111,6 +112,56 @@ def test_a_killed_process_resumes_to_the_bit(tiny, tmp_path):
     assert Workdir(tmp_path / 'killed').last_attempt() == 2, 'the kill came too late to mean anything'
     hashes = [Workdir(tmp_path / name).summary()['params_sha256'] for name in ('killed', 'alone')]
     assert hashes[0] == hashes[1]
+
+
+def dies(monkeypatch, owner, name, after=True, at=None):
+    """The process dies in a method, before or after it does its work, when called with `at` (or first of all)."""
+    method = getattr(owner, name)
+
+    def dying(self, *args):
+        if at is not None and args[0] != at:
+            return method(self, *args)
+        if after:
+            method(self, *args)
+        raise Crash
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+@pytest.mark.parametrize(
+    'name, after, at',
+    [
+        ('save', False, 8),  # nothing of checkpoint 8 is there
+        ('save', True, 8),  # it is being written
+        ('write_record', False, 8),  # its files are there, its manifest is not
+        ('write_record', True, 8),  # it is there; older ones are not deleted yet
+        ('delete', True, 0),  # an old one has just been deleted
+    ],
+)
+def test_dying_in_the_middle_of_a_checkpoint_loses_nothing(
+    finished, tiny, one_device, tmp_path, monkeypatch, name, after, at
+):
+    path, summary = finished
+    with monkeypatch.context() as patch:
+        dies(patch, Checkpoints, name, after, at)
+        with pytest.raises(Crash):
+            train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    again = train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    assert curve(tmp_path / 'run') == curve(path)
+    assert again['params_sha256'] == summary['params_sha256']
+
+
+def test_accounting_goes_on_across_restarts(tiny, one_device, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        crash_at(patch, 9)
+        with pytest.raises(Crash):
+            train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    rows = Workdir(tmp_path / 'run').rows('train')
+    assert {row['attempt'] for row in rows} == {1, 2}
+    for name in ('tokens', 'flops', 'seconds'):
+        values = [row[name] for row in rows if row['step'] != 9]  # step 9 is compiled again, and not timed
+        assert values == sorted(values) and values[0] >= 0
 
 
 def test_a_longer_run_continues_a_shorter_one(finished, tiny, one_device, tmp_path):
@@ -224,6 +275,38 @@ def test_a_run_that_rolled_back_resumes_to_the_bit(tiny, one_device, tmp_path, m
     assert curve(tmp_path / 'run') == curve(tmp_path / 'whole')
 
 
+def test_what_did_not_help_is_not_gone_back_to_again(tiny, one_device, tmp_path, monkeypatch):
+    poison(monkeypatch, 5, 6)
+    summary = train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    events = [row['message'] for row in Workdir(tmp_path / 'run').rows() if row.get('event') == 'rollback']
+    assert len(events) == 2 and 'back at step 4' in ' '.join(events) and 'back at step 0' in ' '.join(events)
+    assert summary['status'] == 'done'
+    assert Checkpoints(Workdir(tmp_path / 'run')).record(12)['skipped'] == [[5, 7]]
+
+
+@pytest.mark.parametrize('method, after', [('delete_after', True), ('write_record', True)])
+def test_dying_in_the_middle_of_a_rollback_repeats_it(tiny, one_device, tmp_path, monkeypatch, method, after):
+    poison(monkeypatch, 9)  # met at step 10
+    whole = train(tiny, tmp_path / 'whole', progress=False, devices=one_device)
+    rolling = []
+    original = loop._Run._roll_back
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, '_roll_back', lambda self, *args: rolling.append(1) or original(self, *args))
+        inner = getattr(Checkpoints, method)
+
+        def dying(self, *args):
+            inner(self, *args)
+            if rolling:
+                raise Crash
+
+        patch.setattr(Checkpoints, method, dying)
+        with pytest.raises(Crash):
+            train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    resumed = train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    assert resumed['params_sha256'] == whole['params_sha256']
+    assert curve(tmp_path / 'run') == curve(tmp_path / 'whole')
+
+
 def test_an_exploding_loss_counts_as_divergence(tiny, one_device, tmp_path, monkeypatch):
     original = TrainBatches.rows
 
@@ -292,8 +375,6 @@ def test_another_shape_cannot_be_started_from(finished, tiny, one_device, tmp_pa
 
 def test_compiles_once(tiny, one_device, tmp_path, monkeypatch):
     """No step after the first traces the train step again."""
-    from llm.training import loop
-
     traces = []
     make = loop.make_train_step
 
