@@ -7,6 +7,7 @@ import errno
 import importlib
 import importlib.util
 import io
+import logging
 import pathlib
 import pkgutil
 import re
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
         if not arguments or arguments[0] in ('-h', '--help'):
             print(overview())
             return 0 if arguments else 2
+        if not debug:
+            _quiet_background_threads()
         _run(arguments[0], arguments[1:])
         sys.stdout.flush()
         return 0
@@ -50,6 +53,18 @@ def main(arguments: list[str]) -> int:
         return _fail(
             f'{type(error).__name__}: {_first_line(error)} (a bug, or a broken machine: --debug shows where)', 1, debug
         )
+
+
+def _quiet_background_threads() -> None:
+    """What fails in a thread of Orbax or asyncio reaches `main` as an exception; its stack traces are for --debug."""
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    show = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: (
+        None if 'Event loop is closed' in str(error) else show(kind, error, trace)
+    )
 
 
 def command_names() -> list[str]:

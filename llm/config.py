@@ -404,7 +404,7 @@ class CheckpointConfig:
     every: int = field(default=100, metadata=LOGGING)  # steps between checkpoints; the last step is always kept
     keep_last: int = field(default=2, metadata=LOGGING)  # newest checkpoints kept
     keep_every: int | None = field(default=None, metadata=LOGGING)  # also keep steps that are multiples of this
-    keep_best: bool = field(default=True, metadata=LOGGING)  # also keep the one with the lowest held-out loss
+    keep_best: bool = field(default=True, metadata=LOGGING)  # also keep the one with the lowest loss in its evaluation
 
     def __post_init__(self):
         require(self.every >= 1, 'checkpoint.every', self.every, 'at least 1')

@@ -48,9 +48,20 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, record: dict[str, Any], keep: CheckpointConfig) -> None:
         """Starts writing a checkpoint in the background, after finishing the one before."""
         self.finish(keep)
+        self._check_space(step, state)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._open().save(step, args=ocp.args.Composite(**items), force=True)
         self._unfinished = (step, record)
+
+    def _check_space(self, step: int, state: TrainState) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise MachineError(
+                f'no space left for checkpoint {step} in {self._directory}: it takes up to {needed / 2**20:.1f} MiB '
+                f'and {free / 2**20:.1f} MiB are free; free some, then run the same command again'
+            )
 
     def poll(self, keep: CheckpointConfig) -> float:
         """Finishes the checkpoint being written if its files are all there; never waits for them.

@@ -1,5 +1,6 @@
 """The training loop. Dispatches step N, then reads the metrics of step N - 1: the host never holds the device up."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -77,6 +78,10 @@ def train(
             workdir.write_config(config)
             try:
                 return run.train(progress)
+            except MachineError as error:
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    run.write_summary('failed', str(error))
+                raise
             finally:
                 run.close()
     except Timeout as error:
@@ -139,7 +144,7 @@ class _Run:
     def train(self, progress: bool) -> dict[str, Any]:
         total = self.config.training.steps
         self._note('start', self.origin)
-        self._write_summary('running', self.origin)
+        self.write_summary('running', self.origin)
         if not self.checkpoints.steps():
             self._save()  # so that there is always something to go back to
         stream = self._stream()
@@ -172,13 +177,13 @@ class _Run:
                     if stopping and self.step < total:
                         self.checkpoints.finish(self.config.checkpoint)
                         message = f'stopped by signal {stop.signal} at step {self.step}; the same command goes on'
-                        self._write_summary('interrupted', message)
+                        self.write_summary('interrupted', message)
                         raise Interrupted(stop.signal)
                     self.ledger.resume()
         self.checkpoints.finish(self.config.checkpoint)
         if 'held_out' not in self.facts:
             self._evaluate()  # a run that was stopped between its last checkpoint and its summary
-        return self._write_summary('done', f'{total} steps', params_sha256=params_sha256(self.state.params))
+        return self.write_summary('done', f'{total} steps', params_sha256=params_sha256(self.state.params))
 
     def close(self) -> None:
         self.writer.close()
@@ -231,7 +236,6 @@ class _Run:
         offending = data_index(lost_at - 1, record['skipped'])
         if len(record['rollbacks']) >= config.max_rollbacks:
             message = f'diverged at step {lost_at} (batch {offending}): {reason}; {self._diagnose(lost_at)}'
-            self._write_summary('failed', message)
             raise MachineError(f'gave up after {config.max_rollbacks} rollbacks. {message}')
         limit = lost_at - 1
         if record['rollbacks'] and lost_at - record['rollbacks'][-1][0] <= config.window:
@@ -271,7 +275,7 @@ class _Run:
         self.writer.write('event', self.step, event=event, message=message)
         logging.info('%s', message)
 
-    def _write_summary(self, status: str, message: str, **more: Any) -> dict[str, Any]:
+    def write_summary(self, status: str, message: str, **more: Any) -> dict[str, Any]:
         speed = {'tokens_per_second': self.ledger.mean_speed()}
         standing = {'status': status, 'step': self.step, 'message': message}
         summary = standing | self.facts | self.ledger.totals() | speed | more

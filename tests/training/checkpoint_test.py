@@ -9,7 +9,7 @@ import pytest
 
 from llm import config_json
 from llm.config import CheckpointConfig
-from llm.errors import UserError
+from llm.errors import MachineError, UserError
 from llm.training.checkpoint import MANIFEST, Checkpoints, load_params, params_sha256
 from llm.training.loop import train
 from llm.training.train_state import create_state
@@ -145,3 +145,14 @@ def test_an_old_damaged_manifest_does_not_stop_the_run(copied, tiny, one_device)
 def test_a_checkpoint_carries_its_config(finished, tiny):
     record = Checkpoints(Workdir(finished[0])).record(12)
     assert config_json.from_dict(record['config']) == tiny
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tiny, one_device, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=1000))
+    with pytest.raises(MachineError, match='no space left for checkpoint 0'):
+        train(tiny, tmp_path / 'run', progress=False, devices=one_device)
+    assert Workdir(tmp_path / 'run').summary()['status'] == 'failed'
+    assert list((tmp_path / 'run' / 'checkpoints').iterdir()) == []
+    monkeypatch.undo()
+    assert train(tiny, tmp_path / 'run', progress=False, devices=one_device)['status'] == 'done'
