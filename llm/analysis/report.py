@@ -49,6 +49,7 @@ def write_report(
         'message': summary.get('message', ''),
         'subtitle': _subtitle(workdir, config, summary, train),
         'headline': _headline(held_out, baselines or {}),
+        'overlap': summary.get('data', {}).get('overlap'),
         'bars': _bars(held_out, baselines or {}),
         'cards': _cards(config, summary, train, evaluation),
         'plots': _plots(train, evaluation, baselines or {}),
@@ -84,7 +85,7 @@ def _subtitle(workdir: Workdir, config: Config, summary: dict, train: list[dict]
 def _headline(held_out: dict, baselines: Mapping[str, float]) -> str:
     if 'bits_per_byte' not in held_out:
         return ''
-    ours = f'{held_out["bits_per_byte"]:.3f} bits per byte on text it has never seen'
+    ours = f'{held_out["bits_per_byte"]:.3f} bits per byte on held-out documents'
     if not baselines:
         return ours
     name, value = next(iter(baselines.items()))

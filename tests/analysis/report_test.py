@@ -141,3 +141,15 @@ def test_every_field_of_the_config_is_there_and_changes_are_marked(report):
     changed = re.findall(r'<tr class="changed"><th class="mono">(.*?)</th>', source)
     assert set(changed) == {'model.vocab_size', 'model.num_layers', 'model.width', 'model.num_heads', 'training.steps'}
     assert '<td class="mono">["python_stdlib"]</td>' in source
+
+
+def test_the_headline_says_how_much_has_a_twin_in_training(make_workdir):
+    workdir = make_workdir(loss=1.5)
+    summary = workdir.summary()
+    overlap = {'run_length': 64, 'tokens': 10, 'fraction': 0.1407, 'documents': 2}
+    workdir.write_summary(summary | {'data': summary.get('data', {}) | {'overlap': overlap}})
+    text = ' '.join(Page(write_report(workdir, baselines=BASELINES).read_text()).text.split())
+    assert '14.1% of their tokens lie in runs of 64 or more' in text
+    workdir.write_summary(summary | {'data': summary.get('data', {}) | {'overlap': overlap | {'fraction': 0.0}}})
+    text = ' '.join(Page(write_report(workdir, baselines=BASELINES).read_text()).text.split())
+    assert 'of their tokens lie in runs' not in text
