@@ -81,6 +81,11 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype=dtype))
 
 
+def stored_config(workdir: Workdir) -> Config:
+    """A run's config as it runs: what was stored, with the choices that were made at its first start."""
+    return resolve(workdir.config(), workdir.runtime())
+
+
 def compute_dtype(config: Config) -> str:
     """What 'auto' means here: bfloat16 on accelerators, and on a CPU that is measured to multiply it faster."""
     if config.model.compute_dtype != 'auto':

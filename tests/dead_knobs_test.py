@@ -43,12 +43,12 @@ from llm.data.prepare import prepare
 from llm.errors import MachineError, UserError
 from llm.model import Transformer
 from llm.parallel import mesh as mesh_lib
-from llm.training.checkpoint import Checkpoints, params_sha256
+from llm.training.checkpoint import Checkpoints, params_sha256, with_sharding
 from llm.training.divergence import divergence
 from llm.training.evaluate import Evaluator
 from llm.training.initialize import initialize
 from llm.training.schedule import learning_rate_factor
-from llm.training.train_state import TrainState, create_state
+from llm.training.train_state import TrainState, abstract_state, create_state
 from llm.training.train_step import hyperparameters, make_train_step
 from llm.workdir import Workdir
 
@@ -539,7 +539,8 @@ def test_init_from(corpus, plain_run, tmp_path, name):
     def see(values):
         config = running(corpus, init_from=InitFromConfig(**values))
         mesh = mesh_lib.data_mesh(jax.devices()[:1])
-        state, record, _ = initialize(config, Checkpoints(Workdir(tmp_path)), mesh_lib.replicated(mesh))
+        abstract = with_sharding(abstract_state(config), mesh_lib.replicated(mesh))
+        state, record, _ = initialize(config, Checkpoints(Workdir(tmp_path)), abstract)
         parts = {'params': state.params, 'ema': state.ema, 'optimizer': state.opt_state, 'step': state.step}
         return params_sha256(parts) + json.dumps(record)
 

@@ -39,7 +39,7 @@ def write_report(
         UserError: if the workdir cannot be read.
         MachineError: if the page cannot be written.
     """
-    config, summary = runtime.resolve(workdir.config(), workdir.runtime()), workdir.summary()
+    config, summary = runtime.stored_config(workdir), workdir.summary()
     train, evaluation = workdir.rows('train'), workdir.rows('evaluation')
     held_out = summary.get('held_out', {})
     samples = workdir.rows('sample')

@@ -104,10 +104,15 @@ class Checkpoints:
             return None  # damaged, so never the best
 
     def write_record(self, step: int, record: dict[str, Any]) -> None:
-        """Writes the manifest of a checkpoint, or replaces the record in it, as one atomic act."""
+        """Writes the manifest of a checkpoint, or replaces the record in it, as one atomic act.
+
+        A record that is replaced keeps the sums beside it: summing the files again would vouch for damage since.
+        """
         folder = self._directory / str(step)
-        body = {'step': step, 'record': record, 'files': _sums(folder)}
-        write_atomically(folder / MANIFEST, json.dumps(body | {'sha256': _digest(body)}, indent=1))
+        manifest = folder / MANIFEST
+        sums = json.loads(manifest.read_text())['files'] if manifest.is_file() else _sums(folder)
+        body = {'step': step, 'record': record, 'files': sums}
+        write_atomically(manifest, json.dumps(body | {'sha256': _digest(body)}, indent=1))
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint, its manifest first: what is half removed does not count."""
@@ -210,7 +215,7 @@ def load_params(workdir: Workdir, step: int | None = None, ema: bool = False) ->
         raise UserError(f'{workdir.path} has no checkpoint {step}; it has {", ".join(map(str, steps))}')
     elif problem := checkpoints.problem(step):
         raise UserError(f'checkpoint {step} of {workdir.path} is damaged: {problem}')
-    abstract = abstract_state(runtime.resolve(workdir.config(), workdir.runtime()))
+    abstract = abstract_state(runtime.stored_config(workdir))
     if ema and abstract.ema is None:
         raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

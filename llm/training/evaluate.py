@@ -95,10 +95,10 @@ def evaluate_checkpoint(
         batch_size: rows per step; None is the config's.
         stride: see `Evaluator.measure`.
     """
-    config = runtime.resolve(workdir.config(), workdir.runtime())
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
+    config = runtime.stored_config(workdir)
     if batch_size is not None:
+        if batch_size < 1:
+            raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=batch_size))
     if stride is not None and not 1 <= stride <= config.data.sequence_length:
         raise UserError(f'--stride is {stride}; it must be between 1 and the window of {config.data.sequence_length}')

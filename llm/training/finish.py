@@ -18,15 +18,13 @@ MOST_LIKELY = 12
 
 def report(workdir: Workdir) -> pathlib.Path:
     """Writes report.html: what the run left behind, beside gzip and xz computed now on the same held-out documents."""
-    config = runtime.resolve(workdir.config(), workdir.runtime())
+    config = runtime.stored_config(workdir)
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
     _, params = load_params(workdir)
     generator = Generator(Transformer(config.model), params, tokenizer)
     prompt = config.evaluation.sample_prompt
-    documents = []
-    for store in prepare(config, tokenizer).held_out:
-        for start, stop in zip(store.offsets[:-1], store.offsets[1:]):
-            documents.append(tokenizer.decode_bytes(store.tokens[start:stop].tolist()))
+    held_out = prepare(config, tokenizer).held_out
+    documents = [tokenizer.decode_bytes(store.document(i)) for store in held_out for i in range(store.num_documents)]
     ids = tokenizer.encode(SENTENCE)
     return write_report(
         workdir,

@@ -8,14 +8,14 @@ from absl import logging
 from llm import runtime
 from llm.config import Config
 from llm.errors import UserError
-from llm.training.checkpoint import Checkpoints, load_params, with_sharding
+from llm.training.checkpoint import Checkpoints, load_params
 from llm.training.ledger import new_record
 from llm.training.train_state import TrainState, abstract_state, create_state, state_from_params
 from llm.workdir import Workdir
 
 
 def initialize(
-    config: Config, checkpoints: Checkpoints, sharding: jax.sharding.Sharding
+    config: Config, checkpoints: Checkpoints, abstract: TrainState
 ) -> tuple[TrainState, dict[str, Any], str]:
     """Makes the state to train from.
 
@@ -24,12 +24,11 @@ def initialize(
     Args:
         config: the run's, resolved.
         checkpoints: the workdir's.
-        sharding: where the arrays go.
+        abstract: shapes, dtypes and shardings of the state.
 
     Returns:
         The state, the run's record at that point, and one line that says where they came from.
     """
-    abstract = with_sharding(abstract_state(config), sharding)
     checkpoints.delete_unfinished()
     if checkpoints.steps():
         step = checkpoints.newest_good()
@@ -38,8 +37,8 @@ def initialize(
         checkpoints.delete_after(step)  # the damaged ones, which training will write again
         return restore(checkpoints, step, abstract), checkpoints.record(step), f'resumed at step {step}'
     if config.init_from.workdir:
-        return _init_from(config, abstract, sharding)
-    state = jax.jit(lambda seed: create_state(config, seed), out_shardings=sharding)(config.seed)
+        return _init_from(config, abstract)
+    state = jax.jit(lambda seed: create_state(config, seed), out_shardings=abstract.step.sharding)(config.seed)
     return state, new_record(), f'started from seed {config.seed}'
 
 
@@ -49,7 +48,8 @@ def restore(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainS
     return _at_step(abstract.replace(**items), step, abstract)
 
 
-def _init_from(config, abstract, sharding):
+def _init_from(config, abstract):
+    sharding = abstract.step.sharding
     source = Workdir.open(config.init_from.workdir)
     step, params = load_params(source, config.init_from.step)
     _check_same_shapes(abstract.params, params, source)
@@ -58,7 +58,7 @@ def _init_from(config, abstract, sharding):
     record = new_record()
     checkpoints = Checkpoints(source)
     if config.init_from.optimizer_state:
-        theirs = abstract_state(runtime.resolve(source.config(), source.runtime()))
+        theirs = abstract_state(runtime.stored_config(source))
         if jax.tree.structure(theirs.opt_state) != jax.tree.structure(abstract.opt_state):
             raise UserError(
                 f'{source.path} was trained with another kind of optimizer; set init_from.optimizer_state to False'

@@ -36,7 +36,7 @@ class Ledger:
         self._peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
         self._clock: float | None = None  # when the last timed step ended
         self._since_row = (0.0, 0)  # seconds and tokens timed up to the last row
-        self._shown = ''
+        self.shown = ''  # the last row in a few words, for the progress bar
         self.mark()
 
     def mark(self) -> None:
@@ -74,9 +74,9 @@ class Ledger:
             mfu=None if speed is None else self._mfu(speed),
         )
         self.mark()
-        self._shown = f'loss {values["loss"]:.3f}' + ('' if speed is None else f', {speed:,.0f} tokens/s')
+        self.shown = f'loss {values["loss"]:.3f}' + ('' if speed is None else f', {speed:,.0f} tokens/s')
         if speed is not None and self._mfu(speed) is not None:
-            self._shown += f', MFU {self._mfu(speed):.1%}'
+            self.shown += f', MFU {self._mfu(speed):.1%}'
 
     def _speed(self) -> float | None:
         seconds = self.record['seconds'] - self._since_row[0]
@@ -106,8 +106,3 @@ class Ledger:
     def resume(self) -> None:
         """Starts the clock again, right before the next step is dispatched."""
         self._clock = time.perf_counter()
-
-    @property
-    def shown(self) -> str:
-        """The last row in a few words, for the progress bar."""
-        return self._shown

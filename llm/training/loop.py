@@ -116,7 +116,8 @@ class _Run:
         self.config, self.workdir, self.prepared, self.batches, self.mesh = config, workdir, prepared, batches, mesh
         sharding = mesh_lib.replicated(mesh)
         self.checkpoints = Checkpoints(workdir)
-        self.state, record, self.origin = initialize(config, self.checkpoints, sharding)
+        self.abstract = with_sharding(abstract_state(config), sharding)
+        self.state, record, self.origin = initialize(config, self.checkpoints, self.abstract)
         self.step = int(self.state.step)
         if self.step > config.training.steps:
             raise UserError(
@@ -128,7 +129,6 @@ class _Run:
         self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
         self.ledger = Ledger(config, self.writer, record, mesh.size)
         self.evaluator = Evaluator(config, prepared.tokenizer, prepared.held_out, mesh)
-        self.abstract = with_sharding(abstract_state(config), sharding)
         self.hyper = jax.device_put(hyperparameters(config), sharding)
         self.train_step = jax.jit(make_train_step(config, config.log.per_layer), donate_argnums=0)
         self.rows = mesh_lib.local_rows(mesh, config.training.batch_size)
