@@ -235,5 +235,5 @@ def _config(config: Config) -> list[dict[str, Any]]:
 
 
 def _environment(summary: dict) -> list[tuple[str, str]]:
-    names = ('code_version', 'config_hash', 'identity_hash', 'params_sha256')
+    names = ('attention_backend', 'code_version', 'config_hash', 'identity_hash', 'params_sha256')
     return pages.facts(summary.get('environment', {}) | {name: summary.get(name) for name in names})
