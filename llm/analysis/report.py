@@ -64,7 +64,7 @@ def write_report(
         'flops': _flops(config, summary.get('tokens', 0)),
         'memory': memory_rows(config),
         'events': workdir.rows('event'),
-        'config': _config(config),
+        'config': _config(config, workdir.config()),
         'environment': _environment(summary),
     }
     return pages.write_page('report.html.j2', workdir.path / 'report.html', context)
@@ -228,8 +228,9 @@ def _flops(config: Config, tokens: int) -> list[dict[str, str]]:
     return rows
 
 
-def _config(config: Config) -> list[dict[str, Any]]:
-    changed = config_json.difference(config, Config())
+def _config(config: Config, asked: Config) -> list[dict[str, Any]]:
+    """Every field as it ran, marked where the user asked for something else than the default."""
+    changed = config_json.difference(asked, Config())
     flat = config_json.flatten(config)
     return [{'name': n, 'value': json.dumps(v, ensure_ascii=False), 'changed': n in changed} for n, v in flat.items()]
 

@@ -34,7 +34,7 @@ PLATFORM = {'blocks': 'cpu', 'cudnn': 'gpu', 'splash': 'tpu'}  # where each runs
 
 def backend(name: str) -> Callable:
     """The function `attend` of a backend, imported when it is first wanted."""
-    return importlib.import_module(f'llm.model.attention_{name}').attend
+    return _module(name).attend
 
 
 def unavailable(name: str, model: ModelConfig, platform: str) -> str | None:
@@ -55,7 +55,12 @@ def unavailable(name: str, model: ModelConfig, platform: str) -> str | None:
         return 'it knows no position biases (model.position alibi)'
     if len(set(model.layer_windows)) > 1:
         return f'the layers have different windows (model.windows {model.windows})'
-    return None
+    own = getattr(_module(name), 'unavailable', None)
+    return None if own is None else own(model)
+
+
+def _module(name):
+    return importlib.import_module(f'llm.model.attention_{name}')
 
 
 def choose(model: ModelConfig, platform: str) -> str:
