@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm.config import ParallelConfig
 from llm.data.prepare import prepare
 from llm.errors import UserError
 from llm.model import Transformer
@@ -59,7 +60,7 @@ def test_the_number_of_devices_does_not_show(finished, tiny):
     prepared, (_, params) = prepare(tiny), load_params(Workdir(finished[0]))
     results = []
     for devices in (1, 8):
-        mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+        mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:devices])
         evaluator = Evaluator(tiny, prepared.tokenizer, prepared.held_out, mesh)
         results.append(evaluator.measure(jax.device_put(params, mesh_lib.replicated(mesh))))
     assert results[0]['tokens'] == results[1]['tokens']
