@@ -47,10 +47,16 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: dict[str, Any], hyper: dict[str, Any]) -> tuple[TrainState, Metrics]:
         """One update; see `llm.training.train_step.make_train_step`."""
-        if self._pmap:
-            return self.program(state, batch, hyper)
-        with jax.set_mesh(self._mesh):
-            return self.program(state, batch, hyper)
+        if not self._pmap:
+            with jax.set_mesh(self._mesh):
+                return self.program(state, batch, hyper)
+        results = self.program(state, batch, hyper)
+        return results if jax.process_count() == 1 else jax.tree.map(self._global, results)
+
+    def _global(self, x: jax.Array) -> jax.Array:
+        """What pmap returned, an array of this process's devices, as one of all processes' devices. Copies nothing."""
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, mesh_lib.replicated(self._mesh), parts)
 
     def lower(self, state: Any, batch: Any, hyper: Any) -> jax.stages.Lowered:
         """The program before it is compiled, for arrays or their shapes."""
