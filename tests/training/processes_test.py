@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,7 +59,9 @@ def wait_for_step(workdir, step):
 
 def workers(process):
     """The process ids of the children, in the order in which they were started."""
-    children = [int(pid) for pid in pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()]
+    children = [
+        int(pid) for pid in pathlib.Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    ]
     by_number = {}
     for pid in children:
         words = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')
@@ -127,3 +130,22 @@ def test_what_the_user_gets_wrong_is_said_once(tiny, tmp_path):
     assert code == 2
     errors = [line for line in err.splitlines() if line.startswith('error')]
     assert len(errors) == 1 and 'multiple of the 4 devices' in errors[0]
+
+
+def test_a_host_that_loses_another_says_so(tiny, tmp_path):
+    """As on two machines: the command is started on each, and the one that is left knows only that a peer is silent."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    options = ('--distributed.coordinator', f'127.0.0.1:{port}', '--distributed.timeout', '10')
+    hosts = [start(steps(tiny, 10**6), tmp_path, *options, '--distributed.process-id', str(i)) for i in (0, 1)]
+    wait_for_step(Workdir(tmp_path / 'run'), 5)
+    for pid in workers(hosts[1]).values():
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    code, _, err = finish(hosts[0])
+    assert time.monotonic() - killed < 40
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert code == 1 and lines[-1].startswith('error: another process of this run is'), err
+    assert not any(mark in err for mark in ('Check failure', 'Traceback', '    @')), err
+    assert finish(hosts[1])[0] == 1
