@@ -47,12 +47,13 @@ def _on_several_processes(args: Args, config: Config) -> dict[str, Any]:
     """Trains in child processes. Returns the summary on the host of process 0, elsewhere nothing."""
     import tempfile
 
-    from llm.training.worker import command
+    from llm.training.worker import command, first_on_this_host
     from llm.workdir import Workdir
 
     places = args.distributed.started_here()
     alone = len(places) == 1
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
         commands = [command(config, args.workdir, args.progress, place, alone, folder) for place in places]
         watch(commands, args.distributed.timeout, f'{args.workdir}/process-{{}}.log')
-    return {} if args.distributed.process_id else Workdir(args.workdir).summary()
+        return Workdir(args.workdir).summary() if first_on_this_host(folder).is_file() else {}

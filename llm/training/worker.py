@@ -19,10 +19,10 @@ from llm.workdir import Workdir
 
 
 def command(
-    config: Config, workdir: pathlib.Path, progress: bool, place: Distributed, alone_on_host: bool, folder: str
+    config: Config, workdir: pathlib.Path, progress: bool, place: Distributed, alone_on_host: bool, folder: pathlib.Path
 ) -> list[str]:
     """The command that starts a process, whose file is written into `folder`."""
-    file = pathlib.Path(folder) / f'process-{place.process_id}.json'
+    file = folder / f'process-{place.process_id}.json'
     job = {
         'config': config_json.to_json(config),
         'workdir': str(workdir),
@@ -60,6 +60,13 @@ def main(file: str) -> None:
         raise MachineError(
             f'another process of this run is lost ({reason}); the same command goes on from the last checkpoint'
         ) from error
+    if first:
+        first_on_this_host(pathlib.Path(file).parent).touch()
+
+
+def first_on_this_host(folder: pathlib.Path) -> pathlib.Path:
+    """A file that appears in the folder of `command` if process 0 was one of those, and is done."""
+    return folder / 'process-0-is-done'
 
 
 def _end_with_parent() -> None:
