@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import tyro
@@ -29,13 +30,18 @@ def main(arguments: list[str]) -> int:
     """Runs a command. Returns the exit code: 0 done, 2 the user's mistake, 1 the machine's, 128 + signal if stopped."""
     debug = '--debug' in arguments
     arguments = [argument for argument in arguments if argument != '--debug']
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(overview())
+        return 0 if arguments else 2
+    return guarded(lambda: _run(arguments[0], arguments[1:]), debug)
+
+
+def guarded(work: Callable[[], None], debug: bool) -> int:
+    """Does the work. Returns the exit code; what it raises becomes one line on stderr (and a traceback, to debug)."""
     try:
-        if not arguments or arguments[0] in ('-h', '--help'):
-            print(overview())
-            return 0 if arguments else 2
         if not debug:
             _quiet_background_threads()
-        _run(arguments[0], arguments[1:])
+        work()
         sys.stdout.flush()
         return 0
     except (UserError, MachineError, Interrupted) as error:

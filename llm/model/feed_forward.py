@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
 from llm.model.linear import Linear
+from llm.parallel.axes import constrain
 
 ACTIVATIONS = {
     'gelu': jax.nn.gelu,  # tanh form (Hendrycks & Gimpel 2016), as in GPT-2
@@ -33,5 +34,6 @@ class FeedForward(nn.Module):
             hidden = activation(gate) * hidden
         else:
             hidden = activation(hidden)
+        hidden = constrain(hidden, 'batch', 'length', 'hidden')
         self.sow('intermediates', 'neurons', hidden)
         return Linear(config.width, config, use_bias=use_bias, role='output', name='down')(hidden)

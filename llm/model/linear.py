@@ -11,12 +11,13 @@ from jaxtyping import Array, Float
 from llm.config import ModelConfig
 from llm.model.dtypes import activation_dtype, wide
 from llm.model.initializers import Role, kernel_init, random_parameter
+from llm.parallel.axes import partitioned
 
 
 def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:
     """`x @ kernel` with operands in `compute_dtype`, accumulated in float32. Returns `activation_dtype`."""
     dtype = jnp.dtype(config.compute_dtype)
-    if jax.default_backend() == 'cpu':
+    if jax.default_backend() == 'cpu' and not partitioned():  # a layout pinned by hand is not cut but gathered
         rows = x.reshape(-1, x.shape[-1])
         high = wide(dtype)
         product = _cpu_product(rows.astype(high), kernel.astype(high), dtype.name)

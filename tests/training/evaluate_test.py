@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm.config import ParallelConfig
 from llm.data.batches import held_out_windows
 from llm.data.prepare import prepare
 from llm.errors import UserError
@@ -62,7 +63,7 @@ def test_the_number_of_devices_does_not_show(finished, tiny):
     prepared, (_, params) = prepare(tiny), load_params(Workdir(finished[0]))
     results = []
     for devices in (1, 8):
-        mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+        mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:devices])
         evaluator = Evaluator(tiny, prepared.tokenizer, prepared.held_out, mesh)
         results.append(evaluator.measure(jax.device_put(params, mesh_lib.replicated(mesh))))
     assert results[0]['tokens'] == results[1]['tokens']
@@ -72,7 +73,7 @@ def test_the_number_of_devices_does_not_show(finished, tiny):
 def test_without_document_masking_a_window_is_one_sequence(finished, tiny, monkeypatch):
     """The measured loss is that of batches that spell out one segment; of the documents apart it is another."""
     prepared, (_, params) = prepare(tiny), load_params(Workdir(finished[0]))
-    mesh = mesh_lib.data_mesh(jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:1])
 
     def measure(document_masking):
         config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, document_masking=document_masking))
