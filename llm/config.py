@@ -18,6 +18,7 @@ Position = Literal['rope', 'learned', 'sinusoidal', 'alibi', 'none']
 Activation = Literal['gelu', 'relu', 'relu2', 'swiglu', 'geglu']
 BiasSite = Literal['query', 'key', 'value', 'attention_output', 'feed_forward', 'norm', 'lm_head']
 Dtype = Literal['float32', 'bfloat16', 'float16', 'float64']
+AttentionBackend = Literal['auto', 'reference', 'blocks', 'cudnn', 'splash']
 
 
 def require(condition: bool, name: str, value: Any, must: str) -> None:
@@ -81,6 +82,7 @@ class ModelConfig:
     param_dtype: Dtype = 'float32'  # storage of parameters
     compute_dtype: Dtype | Literal['auto'] = 'float32'  # operands of matrix products; 'auto' is what is fastest here
     logit_dtype: Dtype = 'float32'  # logits and the loss
+    attention_backend: AttentionBackend = 'auto'  # which attention trains and evaluates; 'auto' is the platform's own
 
     def __post_init__(self):
         _require_choices('model', self)

@@ -7,7 +7,7 @@ import time
 
 from absl import logging
 
-from llm.config import Config
+from llm.config import Config, ModelConfig
 from llm.environment import code_version, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
@@ -42,7 +42,7 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
         data: digest of its token stores.
 
     Raises:
-        UserError: if the run was started on something else than what is here.
+        UserError: if the run was started on something else than what is here, or what it asks for is not here.
     """
     import jax
 
@@ -54,7 +54,9 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
     stored = workdir.runtime()
     if not stored:
         versions = {'jax': jax.__version__, 'code': code_version()}
-        return here | {'data': data, 'compute_dtype': compute_dtype(config)} | versions
+        model = resolve(config).model
+        chosen = {'compute_dtype': model.compute_dtype, 'attention_backend': model.attention_backend}
+        return here | {'data': data} | chosen | versions
     fork = f'fork it into a new workdir with --init-from.workdir {workdir.path} --init-from.continue-step'
     for name, value in here.items():
         if stored[name] != value:
@@ -70,20 +72,84 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
                 '%s was started with %s %s; with %s it goes on, but not to the bit',
                 *(workdir.path, name, stored.get(name), value),
             )
+    check(resolve(config, stored))
     return stored
 
 
 def resolve(config: Config, choices: dict | None = None) -> Config:
-    """The config with `model.compute_dtype` 'auto' replaced by what was chosen, or is chosen now."""
-    if config.model.compute_dtype != 'auto':
-        return config
-    dtype = choices['compute_dtype'] if choices else compute_dtype(config)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype=dtype))
+    """The config with 'auto' replaced by what was chosen, or without choices by what is best here.
+
+    Raises:
+        UserError: if there are no choices and the attention that the config asks for by name is not available here.
+    """
+    model = config.model
+    if model.compute_dtype == 'auto':
+        model = dataclasses.replace(model, compute_dtype=(choices or {}).get('compute_dtype') or compute_dtype(config))
+    if model.attention_backend == 'auto' and choices:  # a run of before there was a choice had the reference
+        model = dataclasses.replace(model, attention_backend=choices.get('attention_backend', 'reference'))
+    if not choices:
+        model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
+    return dataclasses.replace(config, model=model)
+
+
+def check(config: Config) -> None:
+    """Refuses, before any work is done, a config that asks by name for what this machine does not have.
+
+    Raises:
+        UserError: if the attention it asks for is not available here.
+    """
+    if config.model.attention_backend != 'auto':
+        resolve(config)
+
+
+def _attention_backend(model: ModelConfig, context: int) -> str:
+    """The attention that was asked for, or for 'auto' the best that the model can have here with rows cut in parts."""
+    import jax
+
+    from llm.model import attention_backends
+
+    name, platform = model.attention_backend, jax.default_backend()
+    best = attention_backends.choose(model, platform) if context == 1 else 'reference'
+    if name == 'auto':
+        return best
+    if name != best == 'reference' and context > 1:
+        raise UserError(
+            f'model.attention_backend {name!r} reads whole rows and parallel.context {context} cuts them; choose '
+            'reference, or parallel.context 1'
+        )
+    if reason := attention_backends.unavailable(name, model, platform):
+        raise UserError(
+            f'model.attention_backend {name!r} is not available: {reason}; choose auto (which is {best} here)'
+        )
+    return name
 
 
 def stored_config(workdir: Workdir) -> Config:
-    """A run's config as it runs: what was stored, with the choices that were made at its first start."""
+    """A run's config as it ran: what was stored, with the choices that were made at its first start."""
     return resolve(workdir.config(), workdir.runtime())
+
+
+def usable_config(workdir: Workdir) -> Config:
+    """A run's config as it can run here: measuring or generating may be on another platform than training was.
+
+    Where the attention that the run was trained with is not available, the best there is takes its place, with a
+    warning: it computes the same up to rounding.
+    """
+    import jax
+
+    from llm.model import attention_backends
+
+    config = stored_config(workdir)
+    model, platform = config.model, jax.default_backend()
+    reason = attention_backends.unavailable(model.attention_backend, model, platform)
+    if reason is None:
+        return config
+    best = attention_backends.choose(model, platform)
+    logging.warning(
+        '%s was trained with attention %s, which is not available here: %s; %s takes its place and differs by rounding',
+        *(workdir.path, model.attention_backend, reason, best),
+    )
+    return dataclasses.replace(config, model=dataclasses.replace(model, attention_backend=best))
 
 
 def compute_dtype(config: Config) -> str:

@@ -42,7 +42,7 @@ from llm.config import (
 from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import MachineError, UserError
-from llm.model import Transformer
+from llm.model import Transformer, attention_backends
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.checkpoint import Checkpoints, params_sha256
@@ -118,6 +118,21 @@ MODEL_KNOBS = {
     'compute_dtype': (['float32', 'bfloat16', 'float16'], {}),
     'logit_dtype': (['float32', 'bfloat16', 'float16'], {}),
 }  # fmt: skip
+
+
+def test_attention_backend():
+    """What runs on each platform: the choice of the platform, or the one asked for, or an error."""
+
+    def see(name):
+        model = dataclasses.replace(MODEL, width=32, compute_dtype='bfloat16', attention_backend=name)
+        running = lambda platform: (
+            attention_backends.choose(model, platform)
+            if name == 'auto'
+            else attention_backends.unavailable(name, model, platform) or name
+        )
+        return tuple(running(platform) for platform in ('cpu', 'gpu', 'tpu'))
+
+    check_apart('attention_backend', ['auto', 'reference', 'blocks', 'cudnn', 'splash'], see)
 
 
 def values_of(cls: type, name: str, values: list | None) -> list:
@@ -605,6 +620,7 @@ def probed() -> list[str]:
     return [
         *(f'model.{name}' for name in MODEL_KNOBS),
         'model.remat',
+        'model.attention_backend',
         'optimizer',
         *(f'optimizer.{kind}.{name}' for kind, name in OPTIMIZER_FIELDS if name in OPTIMIZER_KNOBS),
         'schedule',

@@ -64,7 +64,7 @@ def write_report(
         'flops': _flops(config, summary.get('tokens', 0)),
         'memory': memory_rows(config),
         'events': workdir.rows('event'),
-        'config': _config(config),
+        'config': _config(config, workdir.config()),
         'environment': _environment(summary),
     }
     return pages.write_page('report.html.j2', workdir.path / 'report.html', context)
@@ -228,12 +228,13 @@ def _flops(config: Config, tokens: int) -> list[dict[str, str]]:
     return rows
 
 
-def _config(config: Config) -> list[dict[str, Any]]:
-    changed = config_json.difference(config, Config())
+def _config(config: Config, asked: Config) -> list[dict[str, Any]]:
+    """Every field as it ran, marked where the user asked for something else than the default."""
+    changed = config_json.difference(asked, Config())
     flat = config_json.flatten(config)
     return [{'name': n, 'value': json.dumps(v, ensure_ascii=False), 'changed': n in changed} for n, v in flat.items()]
 
 
 def _environment(summary: dict) -> list[tuple[str, str]]:
-    names = ('code_version', 'config_hash', 'identity_hash', 'params_sha256')
+    names = ('attention_backend', 'code_version', 'config_hash', 'identity_hash', 'params_sha256')
     return pages.facts(summary.get('environment', {}) | {name: summary.get(name) for name in names})

@@ -122,7 +122,7 @@ def load(workdir, step: int | None, ema: bool):
     from llm.tokenizer import Tokenizer
     from llm.training import checkpoint
 
-    config = runtime.stored_config(workdir)
+    config = runtime.usable_config(workdir)
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
     _, params = checkpoint.load_params(workdir, step, ema)
     return Generator(Transformer(config.model), params, tokenizer)

@@ -11,6 +11,9 @@ A batch is a dictionary of arrays, B rows of T tokens:
     loss_weights   (B, T) float32, 1 where the target counts, else 0
     segment_ids    (B, T) int32, 1, 2, ... per document within the row; 0 is padding
     positions      (B, T) int32, from 0 in each document within the row
+
+Without document masking there are no `segment_ids` and no `positions`: a row is one causal sequence counted from its
+start. Padding is on the right and has weight 0, so no target that counts sees it.
 """
 
 import sys
@@ -93,7 +96,7 @@ class TrainBatches:
         first = index * self._batch_size
         windows = np.array([self._order[i] for i in range(first + start, first + stop)], np.int64)
         store_of_row = np.searchsorted(self._first_window, windows, side='right') - 1
-        batch = _empty(len(windows), self._length)
+        batch = _empty(len(windows), self._length, self._document_masking)
         for i, store in enumerate(self._stores):
             here = store_of_row == i
             if here.any():
@@ -161,7 +164,7 @@ def held_out_windows(
         windows = windows[np.arange(max_windows) * count // max_windows]
     for first in range(0, len(windows), batch_size):
         chosen = windows[first : first + batch_size]
-        batch = _empty(batch_size, sequence_length)
+        batch = _empty(batch_size, sequence_length, document_masking)
         for name, rows in _cut(store, chosen * stride, sequence_length, document_masking).items():
             batch[name][: len(chosen)] = rows
         batch['loss_weights'][: len(chosen)][chosen > 0, : sequence_length - stride] = 0
@@ -172,12 +175,13 @@ def _num_windows(store: TokenStore, length: int) -> int:
     return -(-(len(store.tokens) - 1) // length)
 
 
-def _empty(rows: int, length: int) -> Batch:
+def _empty(rows: int, length: int, document_masking: bool) -> Batch:
     """Padding only."""
-    batch = {name: np.zeros((rows, length), np.int32) for name in ('inputs', 'targets', 'segment_ids', 'positions')}
-    batch['inputs'] += PAD
-    batch['targets'] += PAD
-    return batch | {'loss_weights': np.zeros((rows, length), np.float32)}
+    batch = {name: np.full((rows, length), PAD, np.int32) for name in ('inputs', 'targets')}
+    batch['loss_weights'] = np.zeros((rows, length), np.float32)
+    if document_masking:
+        batch |= {name: np.zeros((rows, length), np.int32) for name in ('segment_ids', 'positions')}
+    return batch
 
 
 def _cut(store: TokenStore, starts: Int64[np.ndarray, 'rows'], length: int, document_masking: bool) -> Batch:
@@ -187,17 +191,12 @@ def _cut(store: TokenStore, starts: Int64[np.ndarray, 'rows'], length: int, docu
     tokens = store.tokens[np.minimum(place, last)].astype(np.int32)
     real = place[:, 1:] <= last  # has a target
     inputs, targets = np.where(real, tokens[:, :-1], PAD), np.where(real, tokens[:, 1:], PAD)
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), real.shape)
-    segment_ids = np.ones(real.shape, np.int32)
-    if document_masking:
-        is_start = inputs == BOS
-        is_start[:, 0] = True  # or the rest of a document that began before the row
-        segment_ids = np.cumsum(is_start, axis=1, dtype=np.int32)
-        positions = positions - np.maximum.accumulate(np.where(is_start, positions, 0), axis=1)
-    return {
-        'inputs': inputs,
-        'targets': targets,
-        'loss_weights': (real & (targets != BOS)).astype(np.float32),
-        'segment_ids': np.where(real, segment_ids, 0),
-        'positions': np.where(real, positions, 0),
-    }
+    rows = {'inputs': inputs, 'targets': targets, 'loss_weights': (real & (targets != BOS)).astype(np.float32)}
+    if not document_masking:
+        return rows
+    is_start = inputs == BOS
+    is_start[:, 0] = True  # or the rest of a document that began before the row
+    segment_ids = np.cumsum(is_start, axis=1, dtype=np.int32)
+    steps = np.broadcast_to(np.arange(length, dtype=np.int32), real.shape)
+    positions = steps - np.maximum.accumulate(np.where(is_start, steps, 0), axis=1)
+    return rows | {'segment_ids': np.where(real, segment_ids, 0), 'positions': np.where(real, positions, 0)}

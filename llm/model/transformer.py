@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
+from llm.model import attention_backends
 from llm.model.attention import Context
 from llm.model.block import Block
 from llm.model.dropout import Dropout
@@ -110,16 +111,13 @@ class Transformer(nn.Module):
             key_length = write_at + added
             query_segments = key_segments = None
         positions = jnp.broadcast_to(index, tokens.shape) if positions is None else positions
-        mask = make_mask(
-            'causal',
-            index,
-            key_index,
-            query_segments=query_segments,
-            key_segments=key_segments,
-            key_length=key_length,
-        )
+        mask = None
+        if cache is not None or self._shows_weights() or attention_backends.running(config) == 'reference':
+            segments = {'query_segments': query_segments, 'key_segments': key_segments}
+            mask = make_mask('causal', index, key_index, **segments, key_length=key_length)
         context = Context(
             mask=mask,
+            segment_ids=query_segments,
             query_index=index,
             key_index=key_index,
             rope=self._rope(positions) if config.position == 'rope' else None,
@@ -153,6 +151,9 @@ class Transformer(nn.Module):
         if config.logit_softcap is not None:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits
+
+    def _shows_weights(self):
+        return self.is_initializing() or self.is_mutable_collection('intermediates')
 
     def _windows(self):
         """The window of each layer as an array scanned beside the parameters, or None if every layer sees all."""

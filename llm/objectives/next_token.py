@@ -49,17 +49,18 @@ def make_loss(config: NextToken, model: Transformer, hyper: Hyperparameters):
     """Builds the objective.
 
     Returns:
-        `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets`, `loss_weights`,
-        `segment_ids` and `positions`, all (batch, length), and optionally `example_ids` (batch,). `rng` switches
-        dropout on; None leaves it off. `metrics` has `loss` (nats, without smoothing and z-loss) and `accuracy`.
+        `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets` and `loss_weights`,
+        optionally `segment_ids` and `positions` (without them a row is one sequence), all (batch, length), and
+        optionally `example_ids` (batch,). `rng` switches dropout on; None leaves it off. `metrics` has `loss` (nats,
+        without smoothing and z-loss) and `accuracy`.
     """
 
     def loss(params: Any, batch: Batch, rng: Array | None) -> tuple[Array, Array, Metrics]:
         hidden = model.apply(
             {'params': params},
             batch['inputs'],
-            segment_ids=batch['segment_ids'],
-            positions=batch['positions'],
+            segment_ids=batch.get('segment_ids'),
+            positions=batch.get('positions'),
             example_ids=batch.get('example_ids'),
             with_logits=False,
             rngs=None if rng is None else {'dropout': rng},

@@ -62,8 +62,8 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     output, captured = model.apply(
         {'params': params},
         batch['inputs'],
-        segment_ids=batch['segment_ids'],
-        positions=batch['positions'],
+        segment_ids=batch.get('segment_ids'),
+        positions=batch.get('positions'),
         mutable=['intermediates'],
     )
     residual = np.asarray(captured['intermediates']['blocks']['residual'][0])

@@ -43,8 +43,8 @@ class Evaluator:
 
         @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
         def likelihoods(params, batch):
-            segments, positions = batch['segment_ids'], batch['positions']
-            logits = model.apply({'params': params}, batch['inputs'], segment_ids=segments, positions=positions).logits
+            documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
+            logits = model.apply({'params': params}, batch['inputs'], **documents).logits
             _, nll, _ = next_token.token_losses(logits, batch['targets'], hyper)
             return nll
 
@@ -102,7 +102,7 @@ def evaluate_checkpoint(
         batch_size: rows per step; None is the config's.
         stride: see `Evaluator.measure`.
     """
-    config = runtime.stored_config(workdir)
+    config = runtime.usable_config(workdir)
     if batch_size is not None:
         if batch_size < 1:
             raise UserError(f'--batch-size is {batch_size}; it must be at least 1')

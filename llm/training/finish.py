@@ -18,7 +18,7 @@ MOST_LIKELY = 12
 
 def report(workdir: Workdir) -> pathlib.Path:
     """Writes report.html: what the run left behind, beside gzip and xz computed now on the same held-out documents."""
-    config = runtime.stored_config(workdir)
+    config = runtime.usable_config(workdir)
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
     _, params = load_params(workdir)
     generator = Generator(Transformer(config.model), params, tokenizer)

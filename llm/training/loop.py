@@ -65,6 +65,7 @@ def train(
     if (summary := workdir.summary()).get('status') == 'done' and summary['step'] == config.training.steps:
         logging.info('%s is done: %s', workdir.path, summary['message'])
         return summary
+    runtime.check(config)
     prepared = prepare(config, _existing_tokenizer(config, workdir))
     batches = TrainBatches(config, prepared.train)
     mesh = mesh_lib.make_mesh(config.parallel, devices)
@@ -151,12 +152,14 @@ class _Run:
             'config_hash': config_json.config_hash(config),
             'identity_hash': config_json.identity_hash(config),
             'code_version': code_version(),
+            'attention_backend': config.model.attention_backend,
             'environment': environment(),
         }
 
     def train(self, progress: bool) -> dict[str, Any]:
         total = self.config.training.steps
         self._note('start', self.origin)
+        logging.info('attention: %s', self.config.model.attention_backend)
         self.write_summary('running', self.origin)
         if not self.checkpoints.steps():
             self._save()  # so that there is always something to go back to

@@ -42,14 +42,15 @@ def windows_by_definition(store, document_masking=True):
         segment, position = 1, -1
         for i in range(start, start + LENGTH):
             real = i + 1 < len(stream)
-            if real and document_masking and stream[i] == 1:
+            if real and stream[i] == 1:
                 segment, position = segment + (i > start), -1
             position += 1
             row['inputs'].append(stream[i] if real else 0)
             row['targets'].append(stream[i + 1] if real else 0)
             row['loss_weights'].append(float(real and stream[i + 1] != 1))
-            row['segment_ids'].append(segment if real else 0)
-            row['positions'].append(position if real else 0)
+            if document_masking:
+                row['segment_ids'].append(segment if real else 0)
+                row['positions'].append(position if real else 0)
         found.append({name: tuple(values) for name, values in row.items()})
     return found
 
@@ -102,6 +103,18 @@ def test_shapes_and_dtypes(make_store, configure):
     assert dtypes.pop('loss_weights') == 'float32'
     assert dtypes == dict.fromkeys(['inputs', 'targets', 'segment_ids', 'positions'], 'int32')
     assert {values.shape for values in batch.values()} == {(3, LENGTH)}
+
+
+def test_without_document_masking_a_row_is_one_sequence(make_store, configure):
+    """No segment ids and no positions; all else as with it."""
+    stores = [make_store(0), make_store(1)]
+    masked, plain = (TrainBatches(configure({'document_masking': on}), stores) for on in (True, False))
+    held_out = lambda on: list(held_out_windows(stores[0], LENGTH, on, 5))
+    for with_ids, without in [(masked.batch(0), plain.batch(0)), *zip(held_out(True), held_out(False))]:
+        assert with_ids.keys() - without.keys() == {'segment_ids', 'positions'}
+        assert_equal(without, {name: with_ids[name] for name in without})
+    real = np.concatenate([batch['segment_ids'] > 0 for batch in held_out(True)])
+    assert (real[:, :-1] >= real[:, 1:]).all(), 'padding is on the right, or a causal row could see it'
 
 
 def test_a_batch_depends_on_config_and_index_alone(make_store, configure):
@@ -188,7 +201,7 @@ def test_a_stride_gives_context(make_store):
     stream = store.tokens.tolist()
     rows = [row for batch in held_out_windows(store, LENGTH, False, 4, stride) for row in rows_of(batch)]
     for k, row in enumerate(rows):
-        real = sum(row['segment_ids'])
+        real = min(LENGTH, len(stream) - 1 - k * stride)
         assert list(row['inputs'][:real]) == stream[k * stride :][:real]
         assert k == 0 or not any(row['loss_weights'][: LENGTH - stride])
 

@@ -315,6 +315,7 @@ def test_the_scanned_stack_equals_its_blocks_one_by_one():
     index = jnp.arange(LENGTH, dtype=jnp.int32)[None, :]
     context = Context(
         mask=make_mask('causal', index, index),
+        segment_ids=None,
         query_index=index,
         key_index=index,
         rope=rope_angles(jnp.broadcast_to(index, (2, LENGTH)), 4, config.rope_base),

@@ -65,6 +65,7 @@ CASES = {
     'remat_dots': {'remat': 'dots'},
     'remat_full': {'remat': 'full'},
     'param_bfloat16': {'param_dtype': 'bfloat16'},
+    'reference_attention': {'attention_backend': 'reference'},
 }
 # Fields that the logits of given parameters do not depend on.
 START_OR_NOISE = {'dropout', 'init_std', 'init_kernel', 'init_output'}
