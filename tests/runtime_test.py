@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from llm import runtime
-from llm.config import Config
+from llm.config import Config, ModelConfig, ParallelConfig
 from llm.errors import UserError
 from llm.model import attention_backends, attention_cudnn
 from llm.training.loop import train
@@ -156,3 +156,14 @@ def test_measuring_where_the_run_was_trained_says_nothing(workdir, caplog):
     workdir.write_runtime({'compute_dtype': 'float32', 'attention_backend': 'reference'})
     assert runtime.usable_config(workdir) == runtime.stored_config(workdir)
     assert not caplog.records
+
+
+def test_rows_that_are_cut_need_an_attention_that_can_be(monkeypatch):
+    """The kernels read whole rows; with a context axis 'auto' is the reference, and another by name is refused."""
+    monkeypatch.setattr(attention_backends, 'choose', lambda model, platform: 'blocks')
+    cut = Config(parallel=ParallelConfig(context=2))
+    assert runtime.resolve(Config()).model.attention_backend == 'blocks'
+    assert runtime.resolve(cut).model.attention_backend == 'reference'
+    asked = dataclasses.replace(cut, model=ModelConfig(attention_backend='splash'))
+    with pytest.raises(UserError, match=r'reads whole rows and parallel.context 2 cuts them'):
+        runtime.check(asked)

@@ -55,7 +55,7 @@ def attend(
     cuDNN skips what is above the diagonal and, without segments, outside the window. Segments it only takes as a bias
     of (batch, 1, length, length) in `dtype`, read by the forward and written by the backward pass: it holds no scores
     of every head, but document masking costs memory and time here. On a mesh each device runs the kernel on its rows
-    and heads; devices along 'context' do the same work.
+    and heads.
 
     Raises:
         ValueError: for a soft cap, which cuDNN does not have.

@@ -35,8 +35,7 @@ def attend(
 ) -> Float[Array, 'batch heads length head_dim']:
     """Causal attention; see `attention_backends` for the arguments. Blocks outside the mask are not read.
 
-    The length is padded to a multiple of 128. On a mesh each device runs the kernel on its rows and heads; devices
-    along 'context' do the same work.
+    The length is padded to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
 
     Args:
         interpret: run the kernel as JAX operations, on any platform and slowly.

@@ -20,7 +20,7 @@ from llm.config import (
 )
 from llm.parallel import axes
 from llm.parallel import mesh as mesh_lib
-from llm.parallel.step import TrainStep
+from llm.parallel.step import COMPILER_OPTIONS, TrainStep
 from llm.training.train_state import abstract_state, create_state
 from llm.training.train_step import hyperparameters
 from llm.tree import named_leaves
@@ -146,3 +146,11 @@ def test_only_what_must_travel_does():
     assert ' all-reduce(' in program
     for operation in ('all-gather', 'all-to-all', 'collective-permute'):
         assert f' {operation}(' not in program, operation
+
+
+def test_the_compiler_knows_its_options():
+    """A CPU compiler takes the others' options and ignores them, but refuses a name that there is not."""
+    for options in COMPILER_OPTIONS.values():
+        assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match='No such compile option'):
+        jax.jit(lambda x: x + 1, compiler_options={'xla_gpu_no_such_option': True})(1)
