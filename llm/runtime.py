@@ -86,7 +86,8 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype=(choices or {}).get('compute_dtype') or compute_dtype(config))
     if model.attention_backend == 'auto' and choices:  # a run of before there was a choice had the reference
-        model = dataclasses.replace(model, attention_backend=choices.get('attention_backend', 'reference'))
+        chosen = choices.get('attention_backend', 'reference') if config.parallel.context == 1 else 'reference'
+        model = dataclasses.replace(model, attention_backend=chosen)
     if not choices:
         model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
     return dataclasses.replace(config, model=model)

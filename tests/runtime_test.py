@@ -164,6 +164,7 @@ def test_rows_that_are_cut_need_an_attention_that_can_be(monkeypatch):
     cut = Config(parallel=ParallelConfig(context=2))
     assert runtime.resolve(Config()).model.attention_backend == 'blocks'
     assert runtime.resolve(cut).model.attention_backend == 'reference'
+    assert runtime.resolve(cut, {'attention_backend': 'blocks'}).model.attention_backend == 'reference'  # resumed so
     asked = dataclasses.replace(cut, model=ModelConfig(attention_backend='splash'))
     with pytest.raises(UserError, match=r'reads whole rows and parallel.context 2 cuts them'):
         runtime.check(asked)
