@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from llm.model.dtypes import wide
+from llm.model.linear import row_major
 
 NEGATIVE = -1e30  # finite, so that a row with nothing to attend to (padding) stays finite
 BLOCK = 128  # queries at a time
@@ -77,9 +77,9 @@ def _forward(plan, query, key, value, segment_ids):
     batch, group, length, head_dim = query.shape
     scaled = (query * plan.scale).astype(dtype)
     key, value = key.astype(dtype), value.astype(dtype)
-    key_columns = _row_major(key.swapaxes(1, 2))
+    key_columns = row_major(key.swapaxes(1, 2))
     # A column of ones beside the values: the product then holds each row's sum of weights, too.
-    value_and_one = _row_major(jnp.concatenate([value, jnp.ones((batch, length, 1), dtype)], axis=2))
+    value_and_one = row_major(jnp.concatenate([value, jnp.ones((batch, length, 1), dtype)], axis=2))
     mixed, log_sums = [], []
     for start, end in _blocks(plan, length):
         first = 0 if plan.window is None else max(0, start - plan.window + 1)
@@ -106,7 +106,7 @@ def _backward(plan, saved, gradient):
     flat = (batch, group * length, head_dim)  # sums over the last of four axes are several times slower
     delta = jnp.sum(gradient.reshape(flat) * mixed.reshape(flat).astype(high), axis=-1).reshape(batch, group, length)
     gradient = gradient.astype(dtype)
-    query_columns, gradient_columns = (_row_major(_rows(x).swapaxes(1, 2)) for x in (scaled, gradient))
+    query_columns, gradient_columns = (row_major(_rows(x).swapaxes(1, 2)) for x in (scaled, gradient))
     query_columns, gradient_columns = (
         x.reshape(batch, head_dim, group, length) for x in (query_columns, gradient_columns)
     )
@@ -129,7 +129,7 @@ def _backward(plan, saved, gradient):
         by_scores = by_scores.astype(dtype)
         value_gradients.append(_product(weights.astype(dtype), _rows(gradient[:, :, queries])))
         key_gradients.append(_product(by_scores, _rows(scaled[:, :, queries])))
-        block = _product(_row_major(by_scores.swapaxes(1, 2)), key[:, start:end])
+        block = _product(row_major(by_scores.swapaxes(1, 2)), key[:, start:end])
         query_gradient = query_gradient.at[:, :, queries].add(block.reshape(batch, group, -1, head_dim))
     query_gradient = query_gradient * plan.scale
     return query_gradient, jnp.concatenate(key_gradients, axis=1), jnp.concatenate(value_gradients, axis=1), None
@@ -166,10 +166,5 @@ def _rows(x):
 
 
 def _product(x, y):
-    x, y = _row_major(x), _row_major(y)
-    return _row_major(jax.lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), preferred_element_type=wide(x.dtype)))
-
-
-def _row_major(x):
-    """Written out row by row: a conversion or a transposition fused into a product takes its fast path away."""
-    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout((0, 1, 2))))
+    x, y = row_major(x), row_major(y)
+    return row_major(jax.lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), preferred_element_type=wide(x.dtype)))

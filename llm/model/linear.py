@@ -13,10 +13,15 @@ from llm.model.dtypes import activation_dtype, wide
 from llm.model.initializers import Role, kernel_init, random_parameter
 
 
+def row_major_products() -> bool:
+    """Whether products, norms and activations take the ways that are faster on a CPU."""
+    return jax.default_backend() == 'cpu'
+
+
 def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:
     """`x @ kernel` with operands in `compute_dtype`, accumulated in float32. Returns `activation_dtype`."""
     dtype = jnp.dtype(config.compute_dtype)
-    if jax.default_backend() == 'cpu':
+    if row_major_products():
         rows = x.reshape(-1, x.shape[-1])
         high = wide(dtype)
         product = _cpu_product(rows.astype(high), kernel.astype(high), dtype.name)
@@ -31,27 +36,32 @@ def _cpu_product(x, kernel, dtype):
 
 
 def _forward(x, kernel, dtype):
-    x, kernel = _row_major(x.astype(dtype)), _row_major(kernel.astype(dtype))
-    return _product(x, kernel), (x, kernel)
+    x = x.astype(dtype)
+    return product(x, kernel.astype(dtype)), (x, kernel)
 
 
 def _backward(dtype, saved, gradient):
-    x, kernel = map(_row_major, saved)
-    x_gradient = _product(_row_major(gradient.astype(dtype)), _row_major(kernel.T))
-    kernel_gradient = _product(_row_major(x.T), _row_major(gradient.astype(dtype)))
-    return x_gradient, kernel_gradient
+    x, kernel = saved
+    return gradients(x, kernel.astype(dtype), gradient.astype(dtype))
 
 
 _cpu_product.defvjp(_forward, _backward)
 
 
-def _product(x, y):
-    return _row_major(jax.lax.dot(x, y, preferred_element_type=wide(x.dtype)))
+def product(x: Float[Array, 'rows inner'], y: Float[Array, 'inner columns']) -> Float[Array, 'rows columns']:
+    """`x @ y`, accumulated and returned in float32 at least, in the layout that a CPU's matrix units take."""
+    return row_major(jax.lax.dot(row_major(x), row_major(y), preferred_element_type=wide(x.dtype)))
 
 
-def _row_major(x):
+def gradients(x, kernel, gradient):
+    """Those of `x @ kernel`, from operands and gradient in the type they are multiplied in."""
+    x, kernel, gradient = map(row_major, (x, kernel, gradient))
+    return product(gradient, kernel.T), product(x.T, gradient)
+
+
+def row_major(x: Array) -> Array:
     """Written out row by row: a conversion or a transposition fused into a product takes its fast path away."""
-    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout((0, 1))))
+    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout(tuple(range(x.ndim)))))
 
 
 class Linear(nn.Module):
