@@ -1,6 +1,7 @@
 """The two- or three-matrix network that each token passes through alone."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
-from llm.model.dtypes import wide
 from llm.model.linear import Linear, row_major_products
 
 ACTIVATIONS = {
@@ -32,30 +32,50 @@ class FeedForward(nn.Module):
         parts = [Linear(config.hidden_width, config, use_bias=use_bias, name='up')(x)]
         if config.gated:
             parts = [Linear(config.hidden_width, config, use_bias=use_bias, name='gate')(x), *parts]
-        activate = _activated_on_cpu if row_major_products() else _activated
-        hidden = activate(config.activation, config.compute_dtype, *parts)
+        if row_major_products():
+            hidden = _activated_on_cpu(config.activation, config.compute_dtype, *parts)
+        else:
+            hidden = _activated(config.activation, *parts)
         self.sow('intermediates', 'neurons', hidden)
         return Linear(config.width, config, use_bias=use_bias, role='output', name='down')(hidden)
 
 
-def _activated(activation, dtype, first, *others):
+def _activated(activation, first, *others):
     hidden = ACTIVATIONS[activation](first)
     return hidden * others[0] if others else hidden
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _activated_on_cpu(activation, dtype, *parts):
-    """`_activated`, keeping its inputs in `dtype` and nothing else for the backward pass, which repeats it."""
-    return _activated(activation, dtype, *parts)
+    """`_activated`, keeping its inputs in `dtype` and nothing else for the backward pass."""
+    return _activated(activation, *parts)
 
 
 def _forward(activation, dtype, *parts):
-    return _activated(activation, dtype, *parts), tuple(part.astype(dtype) for part in parts)
+    return _activated(activation, *parts), tuple(part.astype(dtype) for part in parts)
 
 
 def _backward(activation, dtype, saved, gradient):
-    parts = [part.astype(wide(dtype)) for part in saved]
-    return jax.vjp(functools.partial(_activated, activation, dtype), *parts)[1](gradient)
+    first, *others = (part.astype(gradient.dtype) for part in saved)
+    value, slope = _value_and_slope(activation, first)
+    if not others:
+        return (gradient * slope,)
+    return gradient * others[0] * slope, gradient * value
 
 
 _activated_on_cpu.defvjp(_forward, _backward)
+
+
+def _value_and_slope(activation, x):
+    """The activation and its derivative, written out: fewer operations than differentiating makes."""
+    if activation in ('relu', 'relu2'):
+        positive = jax.nn.relu(x)
+        return (positive, (x > 0).astype(x.dtype)) if activation == 'relu' else (positive * positive, 2 * positive)
+    if activation == 'swiglu':
+        gate = jax.nn.sigmoid(x)
+        return x * gate, gate * (1 + x * (1 - gate))
+    rate, cubic = (2 / math.pi) ** 0.5, 0.044715  # of the tanh form of GELU
+    square = x * x
+    tanh = jnp.tanh(rate * x * (1 + cubic * square))
+    half = 0.5 + 0.5 * tanh
+    return x * half, half + 0.5 * rate * x * (1 - tanh * tanh) * (1 + 3 * cubic * square)
