@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
-from llm.model.linear import Linear, row_major_products
+from llm.model.linear import Linear, multiply_together, row_major_products
 
 ACTIVATIONS = {
     'gelu': jax.nn.gelu,  # tanh form (Hendrycks & Gimpel 2016), as in GPT-2
@@ -29,9 +29,10 @@ class FeedForward(nn.Module):
     def __call__(self, x: Float[Array, 'batch length width']) -> Float[Array, 'batch length width']:
         config = self.config
         use_bias = 'feed_forward' in config.biases
-        parts = [Linear(config.hidden_width, config, use_bias=use_bias, name='up')(x)]
-        if config.gated:
-            parts = [Linear(config.hidden_width, config, use_bias=use_bias, name='gate')(x), *parts]
+        names = ('gate', 'up') if config.gated else ('up',)
+        parts = multiply_together(
+            x, [Linear(config.hidden_width, config, use_bias=use_bias, name=name) for name in names]
+        )
         if row_major_products():
             hidden = _activated_on_cpu(config.activation, config.compute_dtype, *parts)
         else:
