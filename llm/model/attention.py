@@ -12,7 +12,7 @@ from llm.config import ModelConfig
 from llm.model import attention_backends, kv_cache
 from llm.model.attention_reference import dot_product_attention
 from llm.model.dtypes import activation_dtype
-from llm.model.linear import Linear
+from llm.model.linear import Linear, multiply_together
 from llm.model.masks import inside_window
 from llm.model.norms import Norm
 from llm.model.positions import alibi_slopes
@@ -48,9 +48,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, 'batch length width'], tuple[Array, Array] | None]:
         """Returns the update to the residual stream, and this layer's keys and values if there is a cache."""
         config = self.config
-        query = self._heads('query', config.num_heads, x)
-        key = self._heads('key', config.kv_heads, x)
-        value = self._heads('value', config.kv_heads, x)
+        query, key, value = self._projections(x)
         if config.qk_norm:
             query = Norm(config, kind='rmsnorm', name='query_norm')(query)
             key = Norm(config, kind='rmsnorm', name='key_norm')(key)
@@ -92,7 +90,13 @@ class Attention(nn.Module):
             attend = jax.checkpoint(attend)
         return attend(query, key, value, mask, bias=bias)
 
-    def _heads(self, name: str, heads: int, x):
+    def _projections(self, x):
+        """Queries, keys and values, each (batch, its heads, length, head_dim)."""
         config = self.config
-        projected = Linear(heads * config.key_size, config, use_bias=name in config.biases, name=name)(x)
-        return projected.reshape(*x.shape[:2], heads, config.key_size).swapaxes(1, 2)
+        heads = {'query': config.num_heads, 'key': config.kv_heads, 'value': config.kv_heads}
+        layers = [
+            Linear(number * config.key_size, config, use_bias=name in config.biases, name=name)
+            for name, number in heads.items()
+        ]
+        split = lambda y: y.reshape(*x.shape[:2], -1, config.key_size).swapaxes(1, 2)
+        return [split(y) for y in multiply_together(x, layers)]

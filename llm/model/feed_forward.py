@@ -1,12 +1,15 @@
 """The two- or three-matrix network that each token passes through alone."""
 
+import functools
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
-from llm.model.linear import Linear
+from llm.model.linear import Linear, multiply_together, row_major_products
 from llm.parallel.axes import constrain
 
 ACTIVATIONS = {
@@ -27,13 +30,55 @@ class FeedForward(nn.Module):
     def __call__(self, x: Float[Array, 'batch length width']) -> Float[Array, 'batch length width']:
         config = self.config
         use_bias = 'feed_forward' in config.biases
-        activation = ACTIVATIONS[config.activation]
-        hidden = Linear(config.hidden_width, config, use_bias=use_bias, name='up')(x)
-        if config.gated:
-            gate = Linear(config.hidden_width, config, use_bias=use_bias, name='gate')(x)
-            hidden = activation(gate) * hidden
+        names = ('gate', 'up') if config.gated else ('up',)
+        parts = multiply_together(
+            x, [Linear(config.hidden_width, config, use_bias=use_bias, name=name) for name in names]
+        )
+        if row_major_products():
+            hidden = _activated_on_cpu(config.activation, config.compute_dtype, *parts)
         else:
-            hidden = activation(hidden)
+            hidden = _activated(config.activation, *parts)
         hidden = constrain(hidden, 'batch', 'length', 'hidden')
         self.sow('intermediates', 'neurons', hidden)
         return Linear(config.width, config, use_bias=use_bias, role='output', name='down')(hidden)
+
+
+def _activated(activation, first, *others):
+    hidden = ACTIVATIONS[activation](first)
+    return hidden * others[0] if others else hidden
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _activated_on_cpu(activation, dtype, *parts):
+    """`_activated`, keeping its inputs in `dtype` and nothing else for the backward pass."""
+    return _activated(activation, *parts)
+
+
+def _forward(activation, dtype, *parts):
+    return _activated(activation, *parts), tuple(part.astype(dtype) for part in parts)
+
+
+def _backward(activation, dtype, saved, gradient):
+    first, *others = (part.astype(gradient.dtype) for part in saved)
+    value, slope = _value_and_slope(activation, first)
+    if not others:
+        return (gradient * slope,)
+    return gradient * others[0] * slope, gradient * value
+
+
+_activated_on_cpu.defvjp(_forward, _backward)
+
+
+def _value_and_slope(activation, x):
+    """The activation and its derivative, written out: fewer operations than differentiating makes."""
+    if activation in ('relu', 'relu2'):
+        positive = jax.nn.relu(x)
+        return (positive, (x > 0).astype(x.dtype)) if activation == 'relu' else (positive * positive, 2 * positive)
+    if activation == 'swiglu':
+        gate = jax.nn.sigmoid(x)
+        return x * gate, gate * (1 + x * (1 - gate))
+    rate, cubic = (2 / math.pi) ** 0.5, 0.044715  # of the tanh form of GELU
+    square = x * x
+    tanh = jnp.tanh(rate * x * (1 + cubic * square))
+    half = 0.5 + 0.5 * tanh
+    return x * half, half + 0.5 * rate * x * (1 - tanh * tanh) * (1 + 3 * cubic * square)

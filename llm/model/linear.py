@@ -14,10 +14,18 @@ from llm.model.initializers import Role, kernel_init, random_parameter
 from llm.parallel.axes import partitioned
 
 
+def row_major_products() -> bool:
+    """Whether products, norms and activations take the ways that are faster on a CPU.
+
+    Not on a mesh: a layout pinned by hand would not be cut over devices but gathered.
+    """
+    return jax.default_backend() == 'cpu' and not partitioned()
+
+
 def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:
     """`x @ kernel` with operands in `compute_dtype`, accumulated in float32. Returns `activation_dtype`."""
     dtype = jnp.dtype(config.compute_dtype)
-    if jax.default_backend() == 'cpu' and not partitioned():  # a layout pinned by hand is not cut but gathered
+    if row_major_products():
         rows = x.reshape(-1, x.shape[-1])
         high = wide(dtype)
         product = _cpu_product(rows.astype(high), kernel.astype(high), dtype.name)
@@ -32,27 +40,32 @@ def _cpu_product(x, kernel, dtype):
 
 
 def _forward(x, kernel, dtype):
-    x, kernel = _row_major(x.astype(dtype)), _row_major(kernel.astype(dtype))
-    return _product(x, kernel), (x, kernel)
+    x = x.astype(dtype)
+    return product(x, kernel.astype(dtype)), (x, kernel)
 
 
 def _backward(dtype, saved, gradient):
-    x, kernel = map(_row_major, saved)
-    x_gradient = _product(_row_major(gradient.astype(dtype)), _row_major(kernel.T))
-    kernel_gradient = _product(_row_major(x.T), _row_major(gradient.astype(dtype)))
-    return x_gradient, kernel_gradient
+    x, kernel = saved
+    return gradients(x, kernel.astype(dtype), gradient.astype(dtype))
 
 
 _cpu_product.defvjp(_forward, _backward)
 
 
-def _product(x, y):
-    return _row_major(jax.lax.dot(x, y, preferred_element_type=wide(x.dtype)))
+def product(x: Float[Array, 'rows inner'], y: Float[Array, 'inner columns']) -> Float[Array, 'rows columns']:
+    """`x @ y`, accumulated and returned in float32 at least, in the layout that a CPU's matrix units take."""
+    return row_major(jax.lax.dot(row_major(x), row_major(y), preferred_element_type=wide(x.dtype)))
 
 
-def _row_major(x):
+def gradients(x, kernel, gradient):
+    """Those of `x @ kernel`, from operands and gradient in the type they are multiplied in."""
+    x, kernel, gradient = map(row_major, (x, kernel, gradient))
+    return product(gradient, kernel.T), product(x.T, gradient)
+
+
+def row_major(x: Array) -> Array:
     """Written out row by row: a conversion or a transposition fused into a product takes its fast path away."""
-    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout((0, 1))))
+    return jax.lax.optimization_barrier(with_layout_constraint(x, Layout(tuple(range(x.ndim)))))
 
 
 class Linear(nn.Module):
@@ -71,12 +84,34 @@ class Linear(nn.Module):
     role: Role = 'input'
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*batch inner']) -> Float[Array, '*batch outer']:
+    def __call__(
+        self, x: Float[Array, '*batch inner'], multiply: bool = True
+    ) -> Float[Array, '*batch outer'] | tuple[Array, Array | None]:
+        """The product; with `multiply` False the kernel and the bias (or None), for `multiply_together`."""
         param_dtype = self.config.param_dtype
         init = kernel_init(self.config, self.role)
         kernel = random_parameter(self, 'kernel', init, (x.shape[-1], self.features), param_dtype)
-        y = matmul(x, kernel, self.config)
+        bias = None
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.dtype(param_dtype))
-            y = y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
-        return y
+        if not multiply:
+            return kernel, bias
+        return _with_bias(matmul(x, kernel, self.config), bias)
+
+
+def multiply_together(x: Float[Array, '*batch inner'], layers: list[Linear]) -> list[Float[Array, '*batch _']]:
+    """What each of several layers makes of the same input: on a CPU by one product, elsewhere one after the other.
+
+    One wide product is faster than several narrow ones, and the input and its gradient are read and written once. On
+    a mesh the kernels may be cut along the axis that would be joined.
+    """
+    if not row_major_products() or len(layers) == 1:
+        return [layer(x) for layer in layers]
+    kernels, biases = zip(*(layer(x, multiply=False) for layer in layers))
+    joined = matmul(x, jnp.concatenate(kernels, axis=1), layers[0].config)
+    parts = jax.lax.split(joined, [layer.features for layer in layers], axis=joined.ndim - 1)
+    return [_with_bias(part, bias) for part, bias in zip(parts, biases)]
+
+
+def _with_bias(y, bias):
+    return y if bias is None else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)

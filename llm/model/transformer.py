@@ -15,7 +15,7 @@ from llm.model.dropout import Dropout
 from llm.model.dtypes import wide
 from llm.model.embedding import Embedding
 from llm.model.kv_cache import KVCache
-from llm.model.linear import Linear
+from llm.model.linear import Linear, row_major_products
 from llm.model.masks import make_mask
 from llm.model.norms import Norm
 from llm.model.positions import LearnedPositions, sinusoidal
@@ -23,6 +23,18 @@ from llm.model.rope import rope_angles
 from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+
+
+UNROLLED = 12  # most layers that a CPU's program repeats instead of looping over
+
+
+def unrolled_layers(config: ModelConfig) -> int:
+    """Layers in one turn of the loop: on a CPU, up to `UNROLLED`, all.
+
+    A loop stacks what the backward pass needs, and a CPU spends a third of the step moving it; without a loop the
+    program is longer to compile.
+    """
+    return config.num_layers if row_major_products() and config.num_layers <= UNROLLED else 1
 
 
 class Output(NamedTuple):
@@ -66,6 +78,7 @@ class Transformer(nn.Module):
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=config.num_layers,
+            unroll=unrolled_layers(config),
         )
         self.blocks = scanned(config)
         self.final_norm = Norm(config)
