@@ -10,7 +10,7 @@ import jax
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.model.attention import dot_product_attention
-from llm.model.masks import make_mask
+from llm.model.masks import inside_window, make_mask
 
 if importlib.util.find_spec('llm.model.attention_backends'):
     from llm.model import attention_backends as registry
@@ -55,10 +55,12 @@ def with_backend(model: ModelConfig, backend: str) -> ModelConfig:
 
 def attend(backend: str) -> Callable[..., Any]:
     """The function of a backend: (query, key, value, *, segment_ids, window, scale, softcap, dtype) -> mixed values."""
-    return registry.BACKENDS[backend] if registry else _reference
+    return registry.backend(backend) if registry else _reference
 
 
 def _reference(query, key, value, *, segment_ids, window, scale, softcap, dtype):
     steps = jax.numpy.arange(query.shape[2], dtype=jax.numpy.int32)[None, :]
-    mask = make_mask('causal', steps, steps, query_segments=segment_ids, key_segments=segment_ids, window=window)
+    mask = make_mask('causal', steps, steps, query_segments=segment_ids, key_segments=segment_ids)
+    if window is not None:
+        mask = mask & inside_window(steps, steps, jax.numpy.int32(window))
     return dot_product_attention(query, key, value, mask, scale=scale, softcap=softcap, dtype=dtype)[0]

@@ -1,4 +1,4 @@
-"""`benchmark matmul`: squares, other shapes, copies. Its best are the peak and the bandwidth of all other benchmarks."""
+"""`benchmark matmul`: squares, other shapes, streams. The best are the measured peak and bandwidth."""
 
 import functools
 from collections.abc import Callable

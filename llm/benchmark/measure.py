@@ -37,7 +37,7 @@ def measure(
     repeats: int,
     warmup: int = 2,
     carry: Any = None,
-    check: bool = True,
+    most_calls: int = MOST_CALLS,
 ) -> Timing:
     """Times `call(*inputs(i))`, or with a carry `carry, outputs = call(carry, *inputs(i))`.
 
@@ -47,12 +47,12 @@ def measure(
     several at a time, as a loop that never waits does; on a CPU, where dispatch is cheap and calls could overlap, one.
 
     Args:
-        call: returns arrays. What it donates must be in the carry.
+        call: returns arrays. What it donates must be in the carry, or `most_calls` be 1.
         inputs: makes fresh arguments from the number of the repeat.
         repeats: times to take, at least 1.
         warmup: calls before the first, at least 1.
         carry: handed from one call to the next, such as a training state that is donated.
-        check: raise if an output is not finite.
+        most_calls: dispatched in one repeat.
 
     Raises:
         MachineError: if the call returns no array, or one that is not finite.
@@ -81,14 +81,13 @@ def measure(
         single, outputs = run(inputs(i), 1)
     calls = 1
     if jax.default_backend() != 'cpu':
-        calls = min(max(math.ceil(REPEAT_SECONDS / single), 1), MOST_CALLS)
+        calls = min(max(math.ceil(REPEAT_SECONDS / single), 1), most_calls)
         run(inputs(warmup), calls)
     seconds = []
     for i in range(repeats):
         took, outputs = run(inputs(warmup + 1 + i), calls)
         seconds.append(took)
-    if check:
-        check_alive(outputs)
+    check_alive((outputs, carry))
     return Timing(seconds, first, calls)
 
 
@@ -97,9 +96,15 @@ def check_alive(outputs: Any) -> None:
     arrays = [x for x in jax.tree.leaves(outputs) if isinstance(x, jax.Array)]
     if not arrays:
         raise MachineError('what was timed returns no array: there is nothing to wait for')
-    for x in arrays:
-        if jnp.issubdtype(x.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(x))):
+    floating = [x for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
+    for x, good in zip(floating, _finite(floating)):
+        if not good:
             raise MachineError(f'what was timed returned numbers that are not finite, in an array of shape {x.shape}')
+
+
+@jax.jit
+def _finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in arrays]
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:

@@ -21,7 +21,9 @@ class Named(NamedTuple):
     config: Config
 
 
-def gpt(name: str, layers: int, width: int, heads: int, length: int, batch: int, vocabulary: int, **more: Any) -> Config:
+def gpt(
+    name: str, layers: int, width: int, heads: int, length: int, batch: int, vocabulary: int, **more: Any
+) -> Config:
     """GPT-2's shape (Radford et al. 2019) without biases: learned positions, LayerNorm, GELU, tied embeddings."""
     return Config(
         name=name,
@@ -62,7 +64,9 @@ def configs(options: Model, default: tuple[str, ...] = (), lengths: tuple[int, .
         bases = [load_config(options.config)]
     else:
         on_cpu = jax.default_backend() == 'cpu'
-        bases = [PRESETS[name]() for name in options.presets or default or (('cpu-4x128',) if on_cpu else ('gpt2-124m',))]
+        bases = [
+            PRESETS[name]() for name in options.presets or default or (('cpu-4x128',) if on_cpu else ('gpt2-124m',))
+        ]
     found = []
     for base in bases:
         base = set_fields(base, options.set)
@@ -127,7 +131,9 @@ def set_fields(config: Config, changes: tuple[str, ...]) -> Config:
         for part in path:
             at = at.get(part) if isinstance(at, dict) else None
         if not equals or not isinstance(at, dict) or last not in at:
-            raise UserError(f'--set has {text!r}; write FIELD=VALUE with a field of the config, such as model.remat=dots')
+            raise UserError(
+                f'--set has {text!r}; write FIELD=VALUE with a field of the config, such as model.remat=dots'
+            )
         try:
             at[last] = json.loads(value)
         except ValueError:

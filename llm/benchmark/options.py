@@ -1,6 +1,7 @@
 """What can be asked of each benchmark. Imports nothing but the standard library, so that `--help` is there at once.
 
-A field's help, with its unit, is its metadata; an empty tuple as default means that the device decides (docs/benchmarks.md).
+A field's help, with its unit, is its metadata. An empty tuple as default means that the device or the config decides,
+see docs/benchmarks.md.
 """
 
 import argparse
@@ -26,7 +27,9 @@ def option(default: Any, about: str, **more: Any) -> Any:
 class Common:
     """Options of every benchmark."""
 
-    out: str = option('', 'folder for the JSON and the Markdown file (default: benchmarks/<date>-<kind>)', metavar='DIR')
+    out: str = option(
+        '', 'folder for the JSON and the Markdown file (default: benchmarks/<date>-<kind>)', metavar='DIR'
+    )
     repeats: int = option(20, 'times taken of each case, after warm-up')
     warmup: int = option(3, 'calls before the first time that counts')
     seed: int = option(0, 'of the random inputs')
@@ -45,7 +48,9 @@ class Model(Common):
     config: str = option('', 'Python config file with get_config(), instead of presets', metavar='FILE')
     presets: tuple[str, ...] = option((), 'named model shapes', choices=PRESETS)
     layers: tuple[int, ...] = option((), 'numbers of transformer blocks')
-    width: tuple[int, ...] = option((), 'sizes of the residual stream; the head size stays, the number of heads follows')
+    width: tuple[int, ...] = option(
+        (), 'sizes of the residual stream; the head size stays, the number of heads follows'
+    )
     batch: tuple[int, ...] = option((), 'rows per step')
     dtypes: tuple[str, ...] = option((), "types of the matrix products' operands", choices=DTYPES)
     set: tuple[str, ...] = option(
@@ -59,7 +64,9 @@ class Train(Model):
 
     length: tuple[int, ...] = option((), 'tokens per row')
     masking: tuple[str, ...] = option((), 'document masking', choices=('on', 'off'))
-    backends: tuple[str, ...] = option(('auto',), 'attention backends; all is every one there is', choices=BACKENDS)
+    backends: tuple[str, ...] = option(
+        (), "attention backends (default: the config's); all is every one there is", choices=BACKENDS
+    )
     devices: tuple[int, ...] = option((1,), 'devices that share the rows of a step')
     compiled_cost: bool = option(True, "also compile without loops, for the compiler's own operations and bytes")
     profile: str = option('', 'write a trace of a few steady steps there, for Perfetto and TensorBoard', metavar='DIR')
@@ -103,7 +110,9 @@ class Data(Common):
     """The data pipeline alone, beside the training step that it feeds."""
 
     config: str = option('', 'Python config file with get_config() (default: the default config)', metavar='FILE')
-    set: tuple[str, ...] = option((), 'any field of the config, such as data.sequence_length=128', metavar='FIELD=VALUE')
+    set: tuple[str, ...] = option(
+        (), 'any field of the config, such as data.sequence_length=128', metavar='FIELD=VALUE'
+    )
     batches: int = option(64, 'batches read in each timed call')
 
 
@@ -130,7 +139,9 @@ def overview() -> str:
     """The text of `benchmark --help`."""
     lines = ['usage: python -m llm benchmark KIND [OPTIONS]', '', 'kinds:']
     lines += [f'  {name:10} {summary(cls)}' for name, cls in KINDS.items()]
-    return '\n'.join([*lines, '', '`benchmark KIND --help` lists the options. docs/benchmarks.md explains the numbers.'])
+    return '\n'.join(
+        [*lines, '', '`benchmark KIND --help` lists the options. docs/benchmarks.md explains the numbers.']
+    )
 
 
 def summary(cls: type) -> str:

@@ -38,6 +38,7 @@ class Case:
         memory: bytes on one device, by the compiled program.
         compile_seconds: of each stage before the first result, and `first_call`.
         notes: what a reader has to know.
+        extra: numbers that only this kind has.
         derived: rates and ratios computed from the above, see `derive`.
     """
 
@@ -57,6 +58,7 @@ class Case:
     memory: dict[str, int] = field(default_factory=dict)
     compile_seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
     derived: dict[str, Any] = field(default_factory=dict)
 
     def timed(self, timing: Timing, **more: Any) -> 'Case':
@@ -86,10 +88,10 @@ class Result:
     schema_version: int = SCHEMA_VERSION
     flops_version: int = flops.VERSION
 
-    def save(self, folder: pathlib.Path) -> pathlib.Path:
-        """Writes `<kind>.json` into the folder."""
+    def save(self, folder: pathlib.Path, name: str = '') -> pathlib.Path:
+        """Writes `<kind>.json` into the folder, or `<name>.json`."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f'{self.kind}.json'
+        path = folder / f'{name or self.kind}.json'
         write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + '\n')
         return path
 
@@ -134,6 +136,8 @@ def derive(case: Case, hardware: dict[str, Any]) -> Case:
     times = summary(case.seconds)
     median = times['median']
     derived: dict[str, Any] = {'seconds': times}
+    if case.kind == 'decode':
+        derived |= _per_token(case, median, hardware)
     if case.tokens:
         derived['tokens_per_second'] = {
             'median': case.tokens / median,
@@ -167,6 +171,17 @@ def derive(case: Case, hardware: dict[str, Any]) -> Case:
         if peaks['datasheet'] and rate > IMPOSSIBLE * peaks['datasheet'] and 'full' not in name:
             notes = (*notes, f'{name}: {rate:.3g} FLOP/s is more than the device can do; do not believe this case')
     return dataclasses.replace(case, derived=derived, notes=notes)
+
+
+def _per_token(case: Case, median: float, hardware: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of one token of every row, and of the floor: the time to read what it has to read."""
+    rounds = case.shape['new_tokens'] if case.shape['part'] == 'decode' else 1
+    bandwidth = bandwidth_of(hardware, case.devices)
+    floor = None if bandwidth is None else case.bytes['minimum'] / bandwidth
+    return {
+        'milliseconds_per_token': 1e3 * median / rounds,
+        'floor_milliseconds_per_token': None if floor is None else 1e3 * floor / rounds,
+    }
 
 
 def peak_of(hardware: dict[str, Any], source: str, dtype: str, devices: int = 1) -> float | None:

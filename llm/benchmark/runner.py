@@ -22,13 +22,19 @@ MODULES = {
 Show = Callable[[int, int, str], None]
 
 
-def run(kind: str, options: Any, show: Show = lambda done, total, what: None) -> Result:
+def run(
+    kind: str,
+    options: Any,
+    show: Show = lambda done, total, what: None,
+    hardware: dict[str, Any] | None = None,
+) -> Result:
     """Measures every case of the options.
 
     Args:
         kind: a key of MODULES.
         options: of that kind, see `llm.benchmark.options`.
         show: told (cases done, cases, what comes next).
+        hardware: its limits, if they were measured a moment ago; None measures them.
 
     Raises:
         UserError: if the options ask for something that does not exist here.
@@ -36,7 +42,8 @@ def run(kind: str, options: Any, show: Show = lambda done, total, what: None) ->
     module = importlib.import_module(f'llm.benchmark.{MODULES[kind]}')
     planned = module.plan(options)  # (name, function that returns cases); what is refused is refused now
     show(0, len(planned), "the hardware's limits")
-    hardware = None if kind == 'matmul' else limits.quick_limits(module.dtypes(options), options.seed)
+    if hardware is None and kind != 'matmul':
+        hardware = limits.quick_limits(module.dtypes(options), options.seed)
     cases: list[Case] = []
     for done, (name, measure_case) in enumerate(planned):
         show(done, len(planned), name)

@@ -1,6 +1,7 @@
 """A result as Markdown: one table of the cases, and what is needed to judge it."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from llm.analysis import units
@@ -8,9 +9,9 @@ from llm.benchmark.result import Case, Result
 from llm.workdir import write_atomically
 
 
-def save(result: Result, folder: pathlib.Path) -> pathlib.Path:
-    """Writes `<kind>.md` into the folder."""
-    path = folder / f'{result.kind}.md'
+def save(result: Result, folder: pathlib.Path, name: str = '') -> pathlib.Path:
+    """Writes `<kind>.md` into the folder, or `<name>.md`."""
+    path = folder / f'{name or result.kind}.md'
     write_atomically(path, markdown(result) + '\n')
     return path
 
@@ -28,17 +29,25 @@ def markdown(result: Result) -> str:
         *limits(result.hardware),
         '',
     ]
-    measured = [case for case in result.cases if case.seconds]
-    columns = [column for column in _COLUMNS if any(column[1](case) for case in measured)]
-    if measured:
-        rows = [[show(case) or '–' for _, show in columns] for case in measured]
-        lines += [grid([name for name, _ in columns], rows), '', *_explanations({name for name, _ in columns})]
-    for case in result.cases:
-        if case.unavailable:
-            lines.append(f'- not measured: {case.name} {case.backend}: {case.unavailable}')
-    for note in dict.fromkeys(note for case in result.cases for note in case.notes):
-        lines.append(f'- {note}')
+    header, rows = cells(result.cases)
+    if rows:
+        explained = [f'- {text}' for name, text in EXPLANATIONS.items() if name in header]
+        lines += [grid(header, rows), '', *explained]
+    lines += [f'- {text}' for text in remarks(result)]
     return '\n'.join(lines).rstrip()
+
+
+def remarks(result: Result) -> list[str]:
+    """What was not measured and why, and what a reader has to know."""
+    missing = [f'not measured: {c.name} {c.backend}: {c.unavailable}' for c in result.cases if c.unavailable]
+    return [*missing, *dict.fromkeys(note for case in result.cases for note in case.notes)]
+
+
+def cells(cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for the measured cases, without the columns that none of them fills."""
+    measured = [case for case in cases if case.seconds]
+    columns = [column for column in _COLUMNS if any(column[1](case) for case in measured)]
+    return [name for name, _ in columns], [[show(case) or '–' for _, show in columns] for case in measured]
 
 
 def limits(hardware: dict[str, Any]) -> list[str]:
@@ -112,11 +121,22 @@ def _memory(case: Case) -> str:
 
 
 def _compile(case: Case) -> str:
+    if case.kind == 'compile':
+        return ''
     return units.digits(case.compile_seconds['total']) if 'total' in case.compile_seconds else ''
 
 
-def _extra(name: str):
-    return lambda case: str(case.derived.get('extra', {}).get(name, ''))
+def _per_token(case: Case) -> str:
+    if case.shape.get('part') != 'decode':
+        return ''
+    values = (case.derived['milliseconds_per_token'], case.derived['floor_milliseconds_per_token'])
+    return ' / '.join('?' if value is None else units.digits(value) for value in values)
+
+
+def _stages(case: Case) -> str:
+    if case.kind != 'compile':
+        return ''
+    return ' + '.join(units.digits(case.compile_seconds[stage]) for stage in ('trace', 'lower', 'compile'))
 
 
 _COLUMNS = [
@@ -125,6 +145,8 @@ _COLUMNS = [
     ('ran', lambda case: case.kernel if case.kernel != case.backend else ''),
     ('ms [95%]', milliseconds),
     ('tokens/s', _tokens),
+    ('ms per token / floor', _per_token),
+    ('trace + lower + compile s', _stages),
     ('FLOP/s', _achieved),
     ('bytes/s', _moved),
     ('MFU data sheet', _mfu('datasheet')),
@@ -135,13 +157,10 @@ _COLUMNS = [
     ('compile s', _compile),
 ]
 
-_EXPLAINED = {
+EXPLANATIONS = {
     'ms [95%]': 'ms: median of one call, with the bootstrap 95% interval of the median.',
-    'MFU measured peak': 'FLOP/s and MFU: `6N+attention_causal`, or of the one operation; the JSON has all conventions.',
+    'ms per token / floor': 'ms per token: of all rows together; floor: reading parameters and cache at the measured bandwidth.',
+    'MFU measured peak': 'FLOP/s and MFU: `6N+attention_causal`, or of the operation; the JSON has every convention.',
     'roofline': 'roofline: fraction of min(measured peak, measured bandwidth x FLOP/byte), and which of them is lower.',
     'memory': 'memory: arguments, outputs and temporaries on one device, by the compiled program.',
 }
-
-
-def _explanations(names: set[str]) -> list[str]:
-    return [text for name, text in _EXPLAINED.items() if name in names]

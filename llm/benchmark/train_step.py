@@ -43,7 +43,9 @@ def plan(options: Train) -> list[tuple[str, Callable[[], list[Case]]]]:
         masked = ('on',) if config.data.document_masking else ('off',)
         for masking in options.masking or masked:
             data = dataclasses.replace(config.data, document_masking=masking == 'on')
-            for backend, by_name in backends.asked(options.backends):
+            for backend, by_name in backends.asked(
+                options.backends or (getattr(config.model, 'attention_backend', 'auto'),)
+            ):
                 kernel, reason = backends.resolve(backend, config.model, by_name)
                 model = backends.with_backend(config.model, kernel)
                 chosen = dataclasses.replace(config, data=data, model=model)
@@ -80,9 +82,7 @@ def step_case(
     profile: pathlib.Path | None = None,
 ) -> Case:
     """Measures the training step of a config; `case` says what it is called and on how many devices it runs."""
-    mesh = jax.make_mesh(
-        (case.devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[: case.devices]
-    )
+    mesh = jax.make_mesh((case.devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[: case.devices])
     whole, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
     if config.training.batch_size % (case.devices * config.training.accumulation):
         raise UserError(
