@@ -29,6 +29,8 @@ def compare(a: Result, b: Result) -> str:
     choice, so that two backends, or another program's result, can be set side by side.
     """
     pairs, only_a, only_b = match(a.cases, b.cases)
+    nowhere = {(case.name, case.backend) for case in only_a if case.unavailable}
+    nowhere &= {(case.name, case.backend) for case in only_b if case.unavailable}
     lines = [f'# benchmark {a.kind}: A and B' if a.kind == b.kind else f'# benchmark {a.kind} (A) and {b.kind} (B)', '']
     for name in SAME:
         left, right = a.environment.get(name), b.environment.get(name)
@@ -36,7 +38,7 @@ def compare(a: Result, b: Result) -> str:
             lines.append(f'- {name}: {left} in A, {right} in B')
     if a.flops_version != b.flops_version:
         lines.append(
-            f'- FLOP conventions of version {a.flops_version} in A and {b.flops_version} in B: MFU not comparable'
+            f'- FLOP conventions: version {a.flops_version} in A, {b.flops_version} in B; MFU does not compare'
         )
     rows = []
     for left, right in pairs:
@@ -53,8 +55,11 @@ def compare(a: Result, b: Result) -> str:
         lines += ['', 'No case is in both.']
     for name, cases in (('A', only_a), ('B', only_b)):
         for case in cases:
+            if (case.name, case.backend) in nowhere:
+                continue
             why = f' (not measured: {case.unavailable})' if case.unavailable else ''
             lines.append(f'- only in {name}: {" ".join(filter(None, (case.name, case.backend)))}{why}')
+    lines += [f'- measured in neither: {name} {backend}' for name, backend in sorted(nowhere)]
     return '\n'.join(lines)
 
 

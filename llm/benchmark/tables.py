@@ -159,7 +159,7 @@ _COLUMNS = [
 
 EXPLANATIONS = {
     'ms [95%]': 'ms: median of one call, with the bootstrap 95% interval of the median.',
-    'ms per token / floor': 'ms per token: of all rows together; floor: reading parameters and cache at the measured bandwidth.',
+    'ms per token / floor': 'ms per token: of all rows; floor: reading parameters and cache at the measured bandwidth.',
     'MFU measured peak': 'FLOP/s and MFU: `6N+attention_causal`, or of the operation; the JSON has every convention.',
     'roofline': 'roofline: fraction of min(measured peak, measured bandwidth x FLOP/byte), and which of them is lower.',
     'memory': 'memory: arguments, outputs and temporaries on one device, by the compiled program.',
