@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 NUM_COLOURS = 8  # series colours that the pages define; later series repeat them with another dash
 MOST_POINTS = 600  # more than a screen can show; longer series are averaged in equal groups
@@ -58,6 +58,7 @@ def line_plot(
     log_x: bool = False,
     log_y: bool = False,
     from_zero: bool = False,
+    x_ticks: Sequence[float] = (),
 ) -> Markup:
     """Draws the series over each other.
 
@@ -69,6 +70,7 @@ def line_plot(
         series: at least one, with at least one point.
         log_x, log_y: logarithmic axes.
         from_zero: start the y axis at 0, so that noise looks as small as it is.
+        x_ticks: where the x axis has ticks, if not at round numbers: where few things were measured, say.
 
     Returns:
         A `<figure>` with its title, an `<svg>` that scales with the page, and a legend if there are several series.
@@ -92,6 +94,8 @@ def line_plot(
         _style(axes, x_label, y_label, log_x, log_y)
         if from_zero:
             axes.set_ylim(bottom=0)
+        if x_ticks:
+            axes.xaxis.set_major_locator(FixedLocator(sorted(set(x_ticks))))
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
     svg = _inline(buffer.getvalue(), title)
@@ -131,6 +135,7 @@ def _style(axes, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
     if log_x:
         axes.set_xscale('log')
         _log_ticks(axes.xaxis)
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     if log_y:
         axes.set_yscale('log')
         _log_ticks(axes.yaxis)

@@ -58,12 +58,12 @@ def run(kind: str, options: Any) -> Any:
     """Measures; returns the `Result`. Needs `prepare_host` first."""
     from llm.benchmark import runner
 
-    with _progress(options.progress) as show:
+    with show_progress(options.progress) as show:
         return runner.run(kind, options, show)
 
 
 @contextlib.contextmanager
-def _progress(wanted: bool) -> Iterator[Callable[[int, int, str], None]]:
+def show_progress(wanted: bool) -> Iterator[Callable[[int, int, str], None]]:
     """Shows (cases done, cases, what comes next) on stderr: as a bar where tqdm is installed, else as lines."""
     if not wanted:
         yield lambda done, total, what: None

@@ -19,7 +19,7 @@ from llm.training.train_state import create_state
 from llm.training.train_step import hyperparameters, make_train_step
 
 DEPTHS = (2, 4, 8, 16)
-MOST_REPEATS = 5  # compiling varies little and takes seconds
+MOST_REPEATS = 3  # compiling varies little and takes seconds
 
 
 def dtypes(options: Compile) -> tuple[str, ...]:
