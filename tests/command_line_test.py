@@ -307,7 +307,7 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'config': ('in tokens', 'steps', 'rows'),
         'evaluate': ('rows per step', 'tokens between'),
         'generate': ('most tokens', 'in updates made'),
-        'benchmark': ('training step', 'matrix products'),
+        'benchmark': ('training step', 'key-value cache'),
         'cache': (),
         'tokenize': (),
         'compare': (),

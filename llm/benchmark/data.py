@@ -11,7 +11,7 @@ from llm.benchmark.measure import Timing, ratio
 from llm.benchmark.options import Data
 from llm.benchmark.result import Case
 from llm.benchmark.train_step import step_case
-from llm.config import Config
+from llm.config import Config, ParallelConfig
 from llm.config_file import load_config
 from llm.errors import MachineError
 
@@ -24,6 +24,7 @@ def dtypes(options: Data) -> tuple[str, ...]:
 
 def _config(options: Data) -> Config:
     config = load_config(options.config) if options.config else Config()
+    config = dataclasses.replace(config, parallel=ParallelConfig())  # one device: both sides of the ratio scale alike
     return runtime.resolve(models.set_fields(config, options.set))
 
 

@@ -164,4 +164,5 @@ def shape(config: Config) -> dict[str, Any]:
         'vocabulary_chunk': config.objective.vocabulary_chunk,
         'optimizer': config.optimizer.kind,
         'accumulation': config.training.accumulation,
+        'parallel': dataclasses.asdict(config.parallel),
     }

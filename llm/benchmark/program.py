@@ -18,9 +18,9 @@ class Built(NamedTuple):
 def build(function: Any, *args: Any, **kwargs: Any) -> Built:
     """Traces, lowers and compiles a jitted function for these arguments (arrays or shapes), timing each stage."""
     start = time.perf_counter()
-    traced = function.trace(*args, **kwargs)
+    traced = function.trace(*args, **kwargs) if hasattr(function, 'trace') else None
     after_trace = time.perf_counter()
-    lowered = traced.lower()
+    lowered = function.lower(*args, **kwargs) if traced is None else traced.lower()
     after_lower = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()

@@ -1,5 +1,6 @@
 """`benchmark train`: one update of a model, whole, on random tokens."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from llm.analysis import flops
 from llm.benchmark import backends, models, program
@@ -18,7 +18,9 @@ from llm.benchmark.options import Train
 from llm.benchmark.result import Case
 from llm.config import Config
 from llm.errors import UserError
-from llm.training.train_state import create_state
+from llm.parallel import mesh as mesh_lib
+from llm.parallel.step import TrainStep
+from llm.training.train_state import abstract_state, create_state
 from llm.training.train_step import hyperparameters, make_train_step
 
 DOCUMENTS_PER_ROW = 4  # on average, where documents are masked
@@ -50,7 +52,8 @@ def plan(options: Train) -> list[tuple[str, Callable[[], list[Case]]]]:
                 model = backends.with_backend(config.model, kernel)
                 chosen = dataclasses.replace(config, data=data, model=model)
                 for devices in options.devices:
-                    name = f'{label} masking {masking}' + (f' {devices} devices' if devices > 1 else '')
+                    mesh_lib.check_divides(chosen, mesh_lib.make_mesh(chosen.parallel, jax.devices()[:devices]))
+                    name = f'{label} masking {masking}' + _division(chosen, devices)
                     case = Case(
                         kind='train',
                         name=name,
@@ -82,23 +85,24 @@ def step_case(
     profile: pathlib.Path | None = None,
 ) -> Case:
     """Measures the training step of a config; `case` says what it is called and on how many devices it runs."""
-    mesh = jax.make_mesh((case.devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[: case.devices])
-    whole, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
-    if config.training.batch_size % (case.devices * config.training.accumulation):
-        raise UserError(
-            f'--batch is {config.training.batch_size}; it must be a multiple of devices x accumulation '
-            f'({case.devices} x {config.training.accumulation})'
-        )
-    state = jax.jit(lambda seed: create_state(config, seed), out_shardings=whole)(config.seed)
-    hyper = jax.device_put(hyperparameters(config), whole)
-    make = jax.jit(functools.partial(random_batch, config), out_shardings=by_row)
+    mesh = mesh_lib.make_mesh(config.parallel, jax.devices()[: case.devices])
+    mesh_lib.check_divides(config, mesh)
+    abstract = abstract_state(config)
+    placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, placed)
+    state = jax.jit(lambda seed: create_state(config, seed), out_shardings=shardings)(config.seed)
+    hyper = jax.device_put(hyperparameters(config), mesh_lib.replicated(mesh))
+    step = TrainStep(config, mesh, placed)
+    make = jax.jit(functools.partial(random_batch, config))
     key = jax.random.key(seed)
-    step = make_train_step(config)
-    batch = make(key)
-    built = program.build(jax.jit(step, donate_argnums=0), state, batch, hyper)
-    inputs = lambda i: (make(jax.random.fold_in(key, i)),)
-    timed = lambda state, batch: built.compiled(state, batch, hyper)
+    inputs = lambda i: (step.place(jax.device_get(make(jax.random.fold_in(key, i)))),)
+    by_compiler = config.parallel.wrapper == 'jit'
+    with jax.set_mesh(mesh) if by_compiler else contextlib.nullcontext():
+        built = program.build(step.program, state, *inputs(0), hyper)
     memory = program.memory(built.compiled)
+    # pmap splits what it is given on the way to the compiled program, which is the loop's work too.
+    run = built.compiled if by_compiler else step
+    timed = lambda state, batch: run(state, batch, hyper)
     if profile is not None:
         state = trace(timed, state, inputs, profile)
     timing = measure(timed, inputs, repeats=repeats, warmup=warmup, carry=state)
@@ -181,6 +185,16 @@ def trace(step: Callable, state: Any, inputs: Callable[[int], tuple], folder: pa
                 state, metrics = step(state, *arguments[i])
         jax.block_until_ready((state, metrics))
     return state
+
+
+def _division(config: Config, devices: int) -> str:
+    """How the devices share the work, for the name of a case; nothing for one device."""
+    if devices == 1:
+        return ''
+    if config.parallel.wrapper == 'pmap':
+        return f' {devices} devices pmap'
+    sizes = mesh_lib.axis_sizes(config.parallel, devices)
+    return f' {devices} devices ' + ' '.join(f'{name} {size}' for name, size in sizes.items() if size > 1)
 
 
 def _file_name(name: str) -> str:
