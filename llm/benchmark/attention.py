@@ -14,8 +14,9 @@ from llm.benchmark.measure import measure
 from llm.benchmark.options import Attention
 from llm.benchmark.result import Case
 from llm.benchmark.train_step import random_documents
-from llm.config import ModelConfig
+from llm.config import Config, DataConfig, ModelConfig
 from llm.errors import UserError
+from llm.model import attention_backends
 from llm.model.dtypes import activation_dtype
 
 DIRECTIONS = ('forward', 'forward+backward')
@@ -57,7 +58,8 @@ def plan(options: Attention) -> list[tuple[str, Callable[[], list[Case]]]]:
         name = f'B{batch} H{heads}/{model.kv_heads} T{length} D{head_dim} {dtype} masking {masking}'
         name += f' window {window}' if window else ''
         for backend, by_name in backends.asked(options.backends):
-            kernel, reason = backends.resolve(backend, model, by_name)
+            config = Config(model=model, data=DataConfig(sequence_length=length))
+            chosen, reason = backends.resolve(config, backend, by_name)
             case = Case(
                 kind='attention',
                 name=name,
@@ -72,7 +74,7 @@ def plan(options: Attention) -> list[tuple[str, Callable[[], list[Case]]]]:
                 },
                 dtype=dtype,
                 backend=backend,
-                kernel=kernel,
+                kernel=chosen.model.attention_backend,
                 unavailable=reason,
             )
             if reason:
@@ -94,7 +96,7 @@ def attention_case(case: Case, model: ModelConfig, *, repeats: int, warmup: int,
     shape, backward = case.shape, case.shape['direction'] != 'forward'
     dtype = activation_dtype(model)
     attend = functools.partial(
-        backends.attend(case.kernel),
+        attention_backends.backend(case.kernel),
         window=shape['window'],
         scale=model.key_size**-0.5,
         softcap=None,

@@ -34,7 +34,8 @@ def _configs(options: Compile) -> list[models.Named]:
 def plan(options: Compile) -> list[tuple[str, Callable[[], list[Case]]]]:
     repeats = min(options.repeats, MOST_REPEATS)
     return [
-        (label, functools.partial(compile_cases, label, config, repeats=repeats)) for label, config in _configs(options)
+        (label, functools.partial(compile_cases, label, config, repeats=repeats))
+        for label, config, _ in _configs(options)
     ]
 
 
@@ -53,7 +54,7 @@ def compile_cases(name: str, config: Config, *, repeats: int) -> list[Case]:
                 name=f'{name} {cache}',
                 shape=models.shape(config) | {'cache': cache},
                 dtype=config.model.compute_dtype,
-                kernel='scanned layers',
+                kernel=f'{config.model.attention_backend} attention',
                 seconds=tuple(s['total'] for s in stages),
                 compile_seconds=medians,
             )

@@ -34,7 +34,7 @@ def _configs(options: Decode) -> list[models.Named]:
 def plan(options: Decode) -> list[tuple[str, Callable[[], list[Case]]]]:
     """Every model at every length of the prompt; each gives two cases, prefill and decode."""
     planned = []
-    for _, config in _configs(options):
+    for _, config, _ in _configs(options):
         longest = config.model.context_length - options.new_tokens + 1
         if longest < 1:
             raise UserError(

@@ -19,6 +19,7 @@ class Named(NamedTuple):
 
     label: str
     config: Config
+    backend: str  # the attention that was asked for, before 'auto' was resolved
 
 
 def gpt(
@@ -73,7 +74,7 @@ def configs(options: Model, default: tuple[str, ...] = (), lengths: tuple[int, .
         axes = (options.layers, options.width, lengths, options.batch, options.dtypes)
         for layers, width, length, batch, dtype in itertools.product(*(axis or (None,) for axis in axes)):
             config = runtime.resolve(changed(base, layers, width, length, batch, dtype))
-            found.append(Named(label(config), config))
+            found.append(Named(label(config), config, base.model.attention_backend))
     return list({named.label: named for named in found}.values())
 
 

@@ -41,16 +41,13 @@ def plan(options: Train) -> list[tuple[str, Callable[[], list[Case]]]]:
         if not 1 <= count <= jax.device_count():
             raise UserError(f'--devices is {count}; there are {jax.device_count()} here')
     planned = []
-    for label, config in _configs(options):
+    for label, config, configured in _configs(options):
         masked = ('on',) if config.data.document_masking else ('off',)
         for masking in options.masking or masked:
             data = dataclasses.replace(config.data, document_masking=masking == 'on')
-            for backend, by_name in backends.asked(
-                options.backends or (getattr(config.model, 'attention_backend', 'auto'),)
-            ):
-                kernel, reason = backends.resolve(backend, config.model, by_name)
-                model = backends.with_backend(config.model, kernel)
-                chosen = dataclasses.replace(config, data=data, model=model)
+            for backend, by_name in backends.asked(options.backends or (configured,)):
+                chosen, reason = backends.resolve(dataclasses.replace(config, data=data), backend, by_name)
+                model = chosen.model
                 for devices in options.devices:
                     mesh_lib.check_divides(chosen, mesh_lib.make_mesh(chosen.parallel, jax.devices()[:devices]))
                     name = f'{label} masking {masking}' + _division(chosen, devices)
@@ -60,7 +57,7 @@ def plan(options: Train) -> list[tuple[str, Callable[[], list[Case]]]]:
                         shape=models.shape(config) | {'masking': masking == 'on', 'devices': devices},
                         dtype=model.compute_dtype,
                         backend=backend,
-                        kernel=f'{kernel} attention',
+                        kernel=f'{model.attention_backend} attention',
                         unavailable=reason,
                         devices=devices,
                     )
