@@ -46,7 +46,7 @@ def write_report(results: Mapping[str, Result], path: pathlib.Path) -> pathlib.P
         'cards': _cards(results),
         'limits': tables.limits(limits.hardware),
         'rooflines': rooflines(results),
-        'scaling': [_scaling(name, axis, results[name]) for axis in AXES if (name := f'train-{axis}') in results],
+        'scaling': _scaling(results),
         'others': _others(results),
         'sections': sections,
         'explanations': explanations(sections),
@@ -138,20 +138,26 @@ def rooflines(results: Mapping[str, Result]) -> list[Any]:
     return drawn
 
 
-def _scaling(name: str, axis: str, result: Result) -> Any:
-    """Milliseconds a step against one axis, and what they would be in proportion to FLOPs from the largest down."""
+def _scaling(results: Mapping[str, Result]) -> list[Any]:
+    """Milliseconds a step against each axis, and what they would be in proportion to FLOPs from the largest down."""
     from llm.analysis import plots
 
-    cases = sorted((case for case in result.cases if case.seconds), key=lambda case: case.shape[axis])
-    x = [case.shape[axis] for case in cases]
-    y = [1e3 * case.derived['seconds']['median'] for case in cases]
-    work = [case.flops[case.convention] / case.devices for case in cases]
-    ideal = [y[-1] * w / work[-1] for w in work]
-    series = [
-        plots.Series('measured', x, y, marked=True),
-        plots.Series('in proportion to FLOPs', x, ideal, colour=1, dashed=True),
-    ]
-    return plots.line_plot(f'Cost against {axis}', AXES[axis], 'ms per step', series, log_x=True, log_y=True, x_ticks=x)
+    drawn = []
+    for axis, label in AXES.items():
+        cases = results[f'train-{axis}'].cases if f'train-{axis}' in results else ()
+        cases = sorted((case for case in cases if case.seconds), key=lambda case: case.shape[axis])
+        if len(cases) < 2:
+            continue
+        x = [case.shape[axis] for case in cases]
+        y = [1e3 * case.derived['seconds']['median'] for case in cases]
+        work = [case.flops[case.convention] / case.devices for case in cases]
+        series = [
+            plots.Series('measured', x, y, marked=True),
+            plots.Series('in proportion to FLOPs', x, [y[-1] * w / work[-1] for w in work], colour=1, dashed=True),
+        ]
+        look = {'log_x': True, 'log_y': True, 'x_ticks': x}
+        drawn.append(plots.line_plot(f'Cost against {axis}', label, 'ms per step', series, **look))
+    return drawn
 
 
 def _others(results: Mapping[str, Result]) -> list[Any]:
