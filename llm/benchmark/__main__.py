@@ -10,3 +10,6 @@ try:
 except (UserError, MachineError) as error:
     print('error:', *str(error).split(), file=sys.stderr)
     sys.exit(error.exit_code)
+except OSError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
