@@ -88,12 +88,14 @@ def measure(out: pathlib.Path, quick: bool) -> None:
     from llm.benchmark import runner, tables
 
     plan = CPU if jax.default_backend() == 'cpu' else ACCELERATOR
-    hardware = None
+    hardware, steps = None, {}  # the base model lies on every axis, and is measured once
     for name, (kind, options) in questions(plan, quick, jax.device_count()).items():
         start = time.perf_counter()
         with show_progress(True) as show:
-            result = runner.run(kind, options, show, hardware)
+            result = runner.run(kind, options, show, hardware, steps if kind == 'train' else None)
         hardware = hardware or result.hardware
+        if kind == 'train':
+            steps |= {case.name: case for case in result.cases if case.seconds}
         result.save(out, name)
         tables.save(result, out, name)
         print(f'{name}: {len(result.cases)} cases in {time.perf_counter() - start:.0f} s', file=sys.stderr)

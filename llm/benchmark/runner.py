@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ def run(
     options: Any,
     show: Show = lambda done, total, what: None,
     hardware: dict[str, Any] | None = None,
+    known: Mapping[str, Case] | None = None,
 ) -> Result:
     """Measures every case of the options.
 
@@ -35,6 +36,7 @@ def run(
         options: of that kind, see `llm.benchmark.options`.
         show: told (cases done, cases, what comes next).
         hardware: its limits, if they were measured a moment ago; None measures them.
+        known: cases by name that were measured a moment ago, to be taken over.
 
     Raises:
         UserError: if the options ask for something that does not exist here.
@@ -47,6 +49,9 @@ def run(
     cases: list[Case] = []
     for done, (name, measure_case) in enumerate(planned):
         show(done, len(planned), name)
+        if known and name in known:
+            cases.append(known[name])
+            continue
         try:
             cases += measure_case()
         except jax.errors.JaxRuntimeError as error:
