@@ -189,11 +189,8 @@ def _others(results: Mapping[str, Result]) -> list[Any]:
             name = f'{layers} × {width}, context {context}'
             series.append(plots.Series(name, x, y, colour=i, marked=True))
             series.append(plots.Series(f'{name}: floor', x, floor, colour=i, dashed=True))
-        drawn.append(
-            plots.line_plot(
-                'Writing a token', 'rows at a time', 'ms per token of all rows', series, log_x=True, log_y=True
-            )
-        )
+        look = {'log_x': True, 'log_y': True, 'x_ticks': [case.shape['batch'] for case in cases]}
+        drawn.append(plots.line_plot('Writing a token', 'rows at a time', 'ms per token of all rows', series, **look))
     return drawn
 
 
