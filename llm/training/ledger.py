@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from llm.analysis import flops
+from llm.analysis import flops, hardware
 from llm.config import Config
 from llm.training.divergence import divergence
 from llm.training.metrics import MetricsWriter, means
@@ -33,7 +33,7 @@ class Ledger:
         self._config, self._writer, self._devices = config, writer, devices
         self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
         device = jax.devices()[0]
-        self._peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
+        self._peak = hardware.peak_flops(device.device_kind, config.model.compute_dtype)
         self._clock: float | None = None  # when the last timed step ended
         self._since_row = (0.0, 0)  # seconds and tokens timed up to the last row
         self.shown = ''  # the last row in a few words, for the progress bar

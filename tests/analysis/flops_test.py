@@ -72,30 +72,6 @@ def test_an_unknown_convention_is_refused_by_name():
         flops.training_flops_per_token(TINY, 16, '7N')
 
 
-@pytest.mark.parametrize(
-    'kind, dtype, tera',
-    [
-        ('NVIDIA A100-SXM4-80GB', 'bfloat16', 312),
-        ('NVIDIA H100 80GB HBM3', 'bfloat16', 989.4),
-        ('NVIDIA H100 PCIe', 'bfloat16', 756),
-        ('NVIDIA H200', 'bfloat16', 989.4),
-        ('NVIDIA L4', 'bfloat16', 121),
-        ('NVIDIA L40S', 'bfloat16', 362),
-        ('Tesla V100-SXM2-16GB', 'float16', 125),
-        ('Tesla V100-SXM2-16GB', 'bfloat16', None),
-        ('TPU v4', 'bfloat16', 275),
-        ('TPU v5 lite', 'bfloat16', 197),
-        ('TPU v5', 'bfloat16', 459),
-        ('TPU v6 lite', 'bfloat16', 918),
-        ('NVIDIA H200', 'float32', None),
-        ('NVIDIA L400', 'bfloat16', None),
-        ('cpu', 'bfloat16', None),
-    ],
-)
-def test_peaks_are_found_by_device_kind(kind, dtype, tera):
-    assert flops.peak_flops(kind, dtype) == (None if tera is None else tera * 1e12)
-
-
 def test_mfu_is_the_fraction_of_all_devices_peak():
     assert flops.mfu(1000.0, 2e9, 4e12) == 0.5
     assert flops.mfu(1000.0, 2e9, 4e12, num_devices=4) == 0.125
