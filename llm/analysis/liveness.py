@@ -378,7 +378,16 @@ class _Simulation:
         rest = stacked.get(id(operation)) or [self.stay(result, 'stacked') for result in results[carried:]]
         self.now += 1
         constants = used[params.get('cond_nconsts', 0) : first]
-        self.run(operation.bodies[0], constants + [[stay] for stay in carry] + used[first + carried :])
+        slices = self._slices(operation.bodies[0], first + carried, used)
+        self.run(operation.bodies[0], constants + [[stay] for stay in carry] + slices)
         self.now += 1
         self._touch([carry, rest])
         return carry + rest
+
+    def _slices(self, body: Program, first: int, used: list[list[Stay]]) -> list[list[Stay]]:
+        """What an iteration reads of stacked inputs; a slice that goes into a product is cut out first."""
+        written, slices = _written(body), []
+        for result, stacks in zip(body.inputs[first:], used[first:]):
+            alone = any(user.name in _ALONE - _LOOPS for user in written.users[id(result)])
+            slices.append([*stacks, self.stay(result, 'slice')] if alone else stacks)
+        return slices
