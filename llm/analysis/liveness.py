@@ -93,9 +93,9 @@ def temporaries(
             copy.start, copy.end = 1, outputs[index][0].start
             lodgers: list[Stay] = []
             for stay in sorted(stays, key=lambda stay: stay.start - stay.end):
-                if stay.bytes == copy.bytes and stay.end < copy.end and stay.what != 'copy':
-                    if all(stay.end < other.start or other.end < stay.start for other in lodgers):
-                        lodgers.append(stay)
+                fits = stay.bytes == copy.bytes and stay.end < copy.end and stay.what != 'copy'
+                if fits and all(stay.end < other.start or other.end < stay.start for other in lodgers):
+                    lodgers.append(stay)
             stays = [stay for stay in stays if stay not in lodgers] + [copy]
     return Prediction(_block(stays), _worst(stays))
 
@@ -268,7 +268,13 @@ class _Simulation:
 
     def stay(self, result: Result, what: str, factor: int = 1, counted: bool = True) -> Stay:
         stay = Stay(
-            factor * self.size(result), self.now, self.now, what, result.shape, str(result.dtype), result.operation.where
+            factor * self.size(result),
+            self.now,
+            self.now,
+            what,
+            result.shape,
+            str(result.dtype),
+            result.operation.where,
         )
         if counted:
             self.stays.append(stay)

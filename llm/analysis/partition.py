@@ -38,7 +38,11 @@ class Partition:
         self._products: list[Operation] = []
         self._read(program, pins)
         self._pinned = {id(result) for result, _ in pins}
-        seeds = [*pins, *zip(program.inputs, inputs), *((r, s) for r, s in zip(program.outputs, outputs) if s is not None)]
+        seeds = [
+            *pins,
+            *zip(program.inputs, inputs),
+            *((r, s) for r, s in zip(program.outputs, outputs) if s is not None),
+        ]
         queue = collections.deque()
         for result, spec in seeds:
             for axis, names in enumerate(spec):

@@ -72,8 +72,10 @@ def abstract_step(config: Config, mesh: Mesh | None = None) -> Step:
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch; see `llm.data.batches`."""
+    kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
+    if config.data.document_masking:
+        kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
     shape = (config.training.batch_size, config.data.sequence_length)
-    kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32', 'segment_ids': 'int32', 'positions': 'int32'}
     return {name: jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for name, kind in kinds.items()}
 
 
@@ -102,7 +104,7 @@ def predict(step: Step) -> tuple[StepMemory, list[Stay]]:
     memory = StepMemory(
         arguments=sum(held(leaf) for leaf, read in zip(jax.tree.leaves(given), used) if read),
         outputs=sum(map(held, leaves + jax.tree.leaves(made[1]))) + POINTER * len(program.outputs),
-        donated=sum(map(held, leaves)),
+        donated=sum(held(leaf) for leaf, read in zip(leaves, used) if read),
         temporaries=found.bytes,
     )
     return memory, found.worst
