@@ -181,11 +181,10 @@ def _written(program: Program) -> _Written:
         users = [user for result in operation.results for user in written.users[id(result)]]
         readers[id(operation)] = set().union(*({id(u)} if written(u) else readers[id(u)] for u in users))
         result = operation.results[0]
+        never_fused = operation.name in _ALONE | _REDUCTIONS or len(operation.results) > 1 or id(result) in pinned
         if _scattered_into_zeros(operation, users) or _zeros_to_scatter_into(operation, users):
             write = False
-        elif operation.name in _ALONE | _REDUCTIONS or len(operation.results) > 1 or id(result) in pinned:
-            write = True
-        elif any(user.name in _ALONE for user in users):
+        elif never_fused or any(user.name in _ALONE for user in users):
             write = True
         else:
             write = len(readers[id(operation)]) > 1 and _worth_writing(operation, written)

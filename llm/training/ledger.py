@@ -124,7 +124,7 @@ class Ledger:
         }
 
     def timing(self) -> dict[str, float | None]:
-        """Tokens per second and share of time spent waiting for batches, over the whole run; this attempt's first step."""
+        """Tokens per second and share of time spent waiting for batches, of the whole run; this start's first step."""
         return {
             'tokens_per_second': self.mean_speed(),
             'data_wait_fraction': self._wait_fraction((0.0, 0, 0.0)),

@@ -4,7 +4,6 @@ The bound is the issue's; what is not modelled is the compiler's choice of fusio
 """
 
 import dataclasses
-import inspect
 import pathlib
 
 import jax
@@ -102,12 +101,13 @@ def _array(row):
     return jnp.zeros(row['shape'])
 
 
-def test_the_batch_is_what_training_reads():
+@pytest.mark.parametrize('masking', [True, False])
+def test_the_batch_is_what_training_reads(masking):
     """Names and types of the arrays that `llm.data.batches` makes."""
-    arguments = [16, 64] + [True] * (len(inspect.signature(batches._empty).parameters) - 2)
-    made = batches._empty(*arguments)
-    config = dataclasses.replace(SMALL, training=TrainingConfig(batch_size=16))
+    data = dataclasses.replace(SMALL.data, document_masking=masking)
+    config = dataclasses.replace(SMALL, data=data, training=TrainingConfig(batch_size=16))
     expected = {name: (leaf.shape, leaf.dtype) for name, leaf in step_memory.abstract_batch(config).items()}
+    made = batches._empty(16, 64, masking)
     assert {name: (x.shape, x.dtype) for name, x in made.items()} == expected
 
 
