@@ -13,10 +13,9 @@ def plan(config: Config) -> dict[str, Any]:
 
     Returns:
         `config` (nested), `config_hash`, `identity_hash`, `parameters` (`total`; `by_part`: name to shape and count),
-        `flops_version`, `training_flops_per_token` and
-        `total_training_flops` by convention, `memory_bytes` of one training step on one
-        device by part and in `total`, `tokens_per_step`, and `total_tokens` that the run's steps read (the padding of a
-        corpus's last window included).
+        `flops_version`, `training_flops_per_token` and `total_training_flops` by convention, `memory_bytes` of one
+        training step on one device by part and in `total`, `tokens_per_step`, and `total_tokens` that the run's steps
+        read (the padding of a corpus's last window included).
     """
     table = memory.parameter_table(config.model)
     estimate = memory.memory_estimate(config)
