@@ -25,10 +25,10 @@ def run(args: Args, config: Config) -> None:
     summary = _on_several_processes(args, config) if args.distributed.asked else _here(args, config)
     if not summary:
         return  # process 0's host has the results
-    from llm.training.finish import report
-
     page = workdir.path / 'report.html'
     if summary != before or not page.is_file():
+        from llm.training.finish import report  # with what draws pages, which training does not need
+
         report(workdir)
     held_out = summary['held_out']
     print(

@@ -207,7 +207,8 @@ class _Run:
         self.checkpoints.close()
 
     def _stream(self):
-        return self.batches.iterate(self.step, self.ledger.record['skipped'], self.train_step.local_rows)
+        batches = self.batches.iterate(self.step, self.ledger.record['skipped'], self.train_step.local_rows)
+        return self.ledger.watch(batches)
 
     def _stopping(self, stop: StopSignal) -> bool:
         """Whether to stop after this step. Several processes ask each other at the steps that are logged only."""
@@ -302,9 +303,8 @@ class _Run:
         logging.info('%s', message)
 
     def write_summary(self, status: str, message: str, **more: Any) -> dict[str, Any]:
-        speed = {'tokens_per_second': self.ledger.mean_speed()}
         standing = {'status': status, 'step': self.step, 'message': message}
-        summary = standing | self.facts | self.ledger.totals() | speed | more
+        summary = standing | self.facts | self.ledger.totals() | self.ledger.timing() | more
         if distributed.is_main():
             self.workdir.write_summary(summary)
         return summary
