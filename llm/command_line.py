@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> int:
     debug = '--debug' in arguments
     arguments = [argument for argument in arguments if argument != '--debug']
     if not arguments or arguments[0] in ('-h', '--help'):
-        print(overview())
-        return 0 if arguments else 2
+        return guarded(lambda: print(overview()), debug) or (0 if arguments else 2)
     return guarded(lambda: _run(arguments[0], arguments[1:]), debug)
 
 

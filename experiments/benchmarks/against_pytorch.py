@@ -44,7 +44,7 @@ class Child:
     """A side in a process of its own, asked one question at a time."""
 
     def __init__(self, command: list[str], environment: dict[str, str] | None = None):
-        self.errors = tempfile.TemporaryFile('w+')
+        self.errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (lives as long as the child)
         pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': self.errors}
         self.process = subprocess.Popen(command, text=True, env=os.environ | (environment or {}), **pipes)
         self.versions = self._answer()
