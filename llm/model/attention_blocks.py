@@ -115,15 +115,17 @@ def _backward(plan, saved, gradient):
     for start, end in _blocks(plan, length):
         last = length if plan.window is None else min(length, end + plan.window - 1)
         queries = slice(start, last)
-        columns = lambda x: x[:, :, :, queries].reshape(batch, head_dim, -1)
-        along = lambda x: x[:, :, queries].reshape(batch, 1, -1)
-        scores = _product(key[:, start:end], columns(query_columns))
+        these_queries, these_gradients = (
+            x[:, :, :, queries].reshape(batch, head_dim, -1) for x in (query_columns, gradient_columns)
+        )
+        this_log_sum, this_delta = (x[:, :, queries].reshape(batch, 1, -1) for x in (log_sum, delta))
+        scores = _product(key[:, start:end], these_queries)
         capped = _capped(plan, scores)
-        weights = jnp.exp(capped - along(log_sum))
+        weights = jnp.exp(capped - this_log_sum)
         allowed = _allowed(plan, np.arange(start, last), np.arange(start, end), segment_ids, group, transposed=True)
         weights = jnp.where(allowed, weights, jnp.zeros((), high))
-        by_weights = _product(value[:, start:end], columns(gradient_columns))
-        by_scores = weights * (by_weights - along(delta))
+        by_weights = _product(value[:, start:end], these_gradients)
+        by_scores = weights * (by_weights - this_delta)
         if plan.softcap is not None:
             by_scores = by_scores * (1 - jnp.square(capped / plan.softcap))
         by_scores = by_scores.astype(dtype)
@@ -155,7 +157,8 @@ def _allowed(plan, queries, keys, segment_ids, group, transposed=False):
     mask = jnp.asarray(np.tile(mask, (group, 1)).T if transposed else np.tile(mask, (group, 1)))[None]
     if segment_ids is None:
         return mask
-    of_query, of_key = jnp.tile(segment_ids[:, queries[0] : queries[-1] + 1], (1, group)), segment_ids[:, keys[0] : keys[-1] + 1]
+    of_query = jnp.tile(segment_ids[:, queries[0] : queries[-1] + 1], (1, group))
+    of_key = segment_ids[:, keys[0] : keys[-1] + 1]
     same = of_key[:, :, None] == of_query[:, None, :] if transposed else of_query[:, :, None] == of_key[:, None, :]
     return mask & same
 
