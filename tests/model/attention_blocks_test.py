@@ -65,13 +65,13 @@ def test_gradients_are_those_of_the_function():
     check_grads(attend, arrays, order=1, modes=['rev'], atol=2e-2, rtol=2e-2)
 
 
-def test_no_position_sees_a_later_one():
+@pytest.mark.parametrize('position', [0, 3, 4, 9])
+def test_no_position_sees_a_later_one(position):
     *arrays, _ = make()
     settings = SETTINGS | {'segment_ids': None, 'dtype': jnp.dtype('float32')}
-    for position in range(11):
-        of_one = lambda *args: jnp.sum(attention_blocks.attend(*args, **settings, block=4)[:, :, position])
-        for gradient in jax.grad(of_one, argnums=(0, 1, 2))(*arrays):
-            assert float(jnp.max(jnp.abs(gradient[:, :, position + 1 :]), initial=0.0)) == 0
+    of_one = lambda *args: jnp.sum(attention_blocks.attend(*args, **settings, block=4)[:, :, position])
+    for gradient in jax.grad(of_one, argnums=(0, 1, 2))(*arrays):
+        assert bool(jnp.all(gradient[:, :, position + 1 :] == 0))
 
 
 def test_large_scores_do_not_overflow():
