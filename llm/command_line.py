@@ -5,22 +5,22 @@ import dataclasses
 import difflib
 import errno
 import importlib
-import importlib.util
 import io
 import logging
-import pathlib
 import pkgutil
 import re
 import sys
 import traceback
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import tyro
 
 from llm import commands
 from llm.config import Config
-from llm.errors import Interrupted, MachineError, UserError
+from llm.config_file import load_config
+from llm.errors import Interrupted, MachineError, UserError, first_line
 
 NO_SPACE = 'No space left on device'
 
@@ -29,13 +29,18 @@ def main(arguments: list[str]) -> int:
     """Runs a command. Returns the exit code: 0 done, 2 the user's mistake, 1 the machine's, 128 + signal if stopped."""
     debug = '--debug' in arguments
     arguments = [argument for argument in arguments if argument != '--debug']
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(overview())
+        return 0 if arguments else 2
+    return guarded(lambda: _run(arguments[0], arguments[1:]), debug)
+
+
+def guarded(work: Callable[[], None], debug: bool) -> int:
+    """Does the work. Returns the exit code; what it raises becomes one line on stderr (and a traceback, to debug)."""
     try:
-        if not arguments or arguments[0] in ('-h', '--help'):
-            print(overview())
-            return 0 if arguments else 2
         if not debug:
             _quiet_background_threads()
-        _run(arguments[0], arguments[1:])
+        work()
         sys.stdout.flush()
         return 0
     except (UserError, MachineError, Interrupted) as error:
@@ -51,7 +56,7 @@ def main(arguments: list[str]) -> int:
         if NO_SPACE in str(error):
             return _fail(NO_SPACE.lower() + '; free some, then run the same command again', 1, debug)
         return _fail(
-            f'{type(error).__name__}: {_first_line(error)} (a bug, or a broken machine: --debug shows where)', 1, debug
+            f'{type(error).__name__}: {first_line(error)} (a bug, or a broken machine: --debug shows where)', 1, debug
         )
 
 
@@ -90,6 +95,9 @@ def _run(name: str, arguments: list[str]) -> None:
         hint = f'perhaps you meant {close[0]}' if close else f'choose one of {", ".join(command_names())}'
         raise UserError(f'there is no command {name!r}; {hint}')
     module = _module(name)
+    if hasattr(module, 'main'):  # reads its arguments by itself
+        module.main(arguments)
+        return
     program = f'python -m llm {name}'
     if not issubclass(module.Args, Config):
         module.run(_parse(module.Args, arguments, program, module.__doc__))
@@ -124,29 +132,6 @@ def _tyro_names(arguments: list[str]) -> list[str]:
                 f'{field.name}:{re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()}'
             )
     return [names.get(argument.replace('-', '_') if ':' in argument else '', argument) for argument in arguments]
-
-
-def load_config(file: str) -> Config:
-    """Runs a Python config file and returns what its `get_config()` does.
-
-    Raises:
-        UserError: if it cannot be read or run, or returns something else.
-    """
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise UserError(f'there is no config file {file}; look in configs/')
-    spec = importlib.util.spec_from_file_location('glassbox_config', path)
-    if spec is None or spec.loader is None:
-        raise UserError(f'{file} is not a Python file (NAME.py with get_config())')
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except (Exception, SystemExit) as error:
-        raise UserError(f'{file}: {_first_line(error) or type(error).__name__}') from error
-    if not isinstance(config, Config):
-        raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
-    return config
 
 
 def _parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
@@ -186,11 +171,7 @@ def _one_line(box: str) -> str:
 def _machine_failure(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f'{NO_SPACE.lower()}{f" for {error.filename}" if error.filename else ""}; free some, then run it again'
-    return f'{type(error).__name__}: {_first_line(error)}'
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split('\n')[0][:400]
+    return f'{type(error).__name__}: {first_line(error)}'
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 # How much a field matters to the numbers a run produces; everything unmarked is part of the run's identity.
 RUN_LENGTH = {'role': 'run_length'}  # where to stop: a longer run is the same run, continued
 LOGGING = {'role': 'logging'}  # what is written down: changes no parameter
+PLACEMENT = {'role': 'placement'}  # which device does what: changes no number beyond its last bits
 
 Position = Literal['rope', 'learned', 'sinusoidal', 'alibi', 'none']
 Activation = Literal['gelu', 'relu', 'relu2', 'swiglu', 'geglu']
@@ -384,6 +385,30 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How devices share the work. A run may go on with another division of it; see `llm.parallel.axes`."""
+
+    wrapper: Literal['jit', 'pmap'] = field(default='jit', metadata=PLACEMENT)  # the compiler cuts, or data parallel
+    data: int | None = field(default=None, metadata=PLACEMENT)  # devices that share rows; None is what the rest leaves
+    fsdp: int = field(default=1, metadata=PLACEMENT)  # devices that share rows and parameters
+    tensor: int = field(default=1, metadata=PLACEMENT)  # devices that share heads, hidden units and the vocabulary
+    context: int = field(default=1, metadata=PLACEMENT)  # devices that share the positions of a row
+
+    def __post_init__(self):
+        _require_choices('parallel', self)
+        for name in ('data', 'fsdp', 'tensor', 'context'):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f'parallel.{name}', value, 'at least 1')
+        cut = {name: getattr(self, name) for name in ('fsdp', 'tensor', 'context') if getattr(self, name) > 1}
+        require(
+            self.wrapper == 'jit' or not cut,
+            'parallel.wrapper',
+            self.wrapper,
+            f'jit when parallel.{next(iter(cut), "fsdp")} is more than 1: pmap is data parallel only',
+        )
+
+
+@dataclass(frozen=True)
 class DivergenceConfig:
     """When a loss counts as lost, and what is done about it."""
 
@@ -461,6 +486,7 @@ class Config:
     schedule: Cosine | Linear | WarmupStableDecay | Constant | InverseSquareRoot = Cosine()
     init_from: InitFromConfig = InitFromConfig()
     training: TrainingConfig = TrainingConfig()
+    parallel: ParallelConfig = ParallelConfig()
     divergence: DivergenceConfig = DivergenceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -56,7 +56,7 @@ def from_json(text: str) -> Config:
 
 
 def roles(cls: type = Config, prefix: str = '') -> dict[str, str]:
-    """Maps the dotted name of every field that is not part of a run's identity to 'run_length' or 'logging'."""
+    """Maps the dotted name of every field that is not part of a run's identity to its role in `llm.config`."""
     found = {}
     for f in dataclasses.fields(cls):
         if 'role' in f.metadata:
@@ -94,7 +94,7 @@ def config_hash(config: Config) -> str:
 
 
 def identity_hash(config: Config) -> str:
-    """Like `config_hash`, over the fields that decide the numbers: neither where to stop nor what is logged."""
+    """Like `config_hash`, over the fields that decide the numbers: not where to stop, what is logged or runs where."""
     role = roles()
     return _digest({name: value for name, value in flatten(config).items() if name not in role})
 

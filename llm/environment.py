@@ -52,13 +52,14 @@ def environment() -> dict[str, str | int]:
         'orbax': orbax.checkpoint.__version__,
         'device': jax.devices()[0].device_kind,
         'devices': jax.device_count(),
-        'cpu': _cpu_model(),
+        'cpu': cpu_model(),
         'cores': processors(),
         'system': f'{platform.system()} {platform.release()}',
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """What the processor calls itself."""
     try:
         for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):

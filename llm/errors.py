@@ -19,3 +19,8 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int):
         super().__init__(f'stopped by signal {signal_number}; the same command goes on from here')
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to one line."""
+    return str(error).strip().split('\n')[0][:400]

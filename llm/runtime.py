@@ -87,9 +87,10 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype=(choices or {}).get('compute_dtype') or compute_dtype(config))
     if model.attention_backend == 'auto' and choices:  # a run of before there was a choice had the reference
-        model = dataclasses.replace(model, attention_backend=choices.get('attention_backend', 'reference'))
+        chosen = choices.get('attention_backend', 'reference') if config.parallel.context == 1 else 'reference'
+        model = dataclasses.replace(model, attention_backend=chosen)
     if not choices:
-        model = dataclasses.replace(model, attention_backend=_attention_backend(model))
+        model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
     return dataclasses.replace(config, model=model)
 
 
@@ -103,16 +104,21 @@ def check(config: Config) -> None:
         resolve(config)
 
 
-def _attention_backend(model: ModelConfig) -> str:
-    """The attention that was asked for, or for 'auto' the best that the model can have here."""
+def _attention_backend(model: ModelConfig, context: int) -> str:
+    """The attention that was asked for, or for 'auto' the best that the model can have here with rows cut in parts."""
     import jax
 
     from llm.model import attention_backends
 
     name, platform = model.attention_backend, jax.default_backend()
-    best = attention_backends.choose(model, platform)
+    best = attention_backends.choose(model, platform) if context == 1 else 'reference'
     if name == 'auto':
         return best
+    if name != best == 'reference' and context > 1:
+        raise UserError(
+            f'model.attention_backend {name!r} reads whole rows and parallel.context {context} cuts them; choose '
+            'reference, or parallel.context 1'
+        )
     if reason := attention_backends.unavailable(name, model, platform):
         raise UserError(
             f'model.attention_backend {name!r} is not available: {reason}; choose auto (which is {best} here)'

@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.errors import Interrupted, MachineError, UserError
 from llm.workdir import Workdir
 
-COMMANDS = ('cache', 'compare', 'config', 'evaluate', 'generate', 'tokenize', 'train')
+COMMANDS = ('benchmark', 'cache', 'compare', 'config', 'evaluate', 'generate', 'tokenize', 'train')
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
@@ -307,6 +307,7 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'config': ('in tokens', 'steps', 'rows'),
         'evaluate': ('rows per step', 'tokens between'),
         'generate': ('most tokens', 'in updates made'),
+        'benchmark': ('training step', 'key-value cache'),
         'cache': (),
         'tokenize': (),
         'compare': (),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm.analysis.memory import activation_bytes
+from llm.analysis.memory import memory_estimate
 from llm.config import (
     SGD,
     Adafactor,
@@ -34,6 +34,7 @@ from llm.config import (
     ModelConfig,
     Muon,
     NextToken,
+    ParallelConfig,
     TokenizerConfig,
     TrainingConfig,
     WarmupStableDecay,
@@ -43,7 +44,8 @@ from llm.data.prepare import prepare
 from llm.errors import MachineError, UserError
 from llm.model import Transformer, attention_backends
 from llm.parallel import mesh as mesh_lib
-from llm.training.checkpoint import Checkpoints, params_sha256, with_sharding
+from llm.parallel.step import TrainStep
+from llm.training.checkpoint import Checkpoints, params_sha256
 from llm.training.divergence import divergence
 from llm.training.evaluate import Evaluator
 from llm.training.initialize import initialize
@@ -174,7 +176,10 @@ def test_model(name):
 
 
 def test_remat_keeps_less_from_the_forward_pass():
-    kept = [activation_bytes(dataclasses.replace(MODEL, num_layers=4, remat=r), 2, 8) for r in ('none', 'dots', 'full')]
+    deep = lambda remat: Config(
+        model=dataclasses.replace(MODEL, num_layers=12, remat=remat), data=DataConfig(sequence_length=8)
+    )
+    kept = [memory_estimate(deep(remat)).activations for remat in ('none', 'dots', 'full')]
     assert kept[0] > kept[1] > kept[2]
 
 
@@ -531,7 +536,7 @@ def test_windows_of_an_evaluation(corpus, plain_run, other_run, monkeypatch):
     assert 2 * 8 < rows[1] == rows[2] <= 3 * 8 < rows[3]
     config = running(corpus)
     prepared = prepare(config)
-    mesh = mesh_lib.data_mesh(jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:1])
     params = jax.jit(lambda: create_state(config, 0))().params
     place, placed = mesh_lib.place, []
     monkeypatch.setattr(mesh_lib, 'place', lambda mesh, rows, batch: (placed.append(rows), place(mesh, rows, batch))[1])
@@ -553,13 +558,37 @@ def test_init_from(corpus, plain_run, tmp_path, name):
 
     def see(values):
         config = running(corpus, init_from=InitFromConfig(**values))
-        mesh = mesh_lib.data_mesh(jax.devices()[:1])
-        abstract = with_sharding(abstract_state(config), mesh_lib.replicated(mesh))
-        state, record, _ = initialize(config, Checkpoints(Workdir(tmp_path)), abstract)
+        mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:1])
+        abstract = abstract_state(config)
+        placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
+        state, record, _ = initialize(config, Checkpoints(Workdir(tmp_path)), placed)
         parts = {'params': state.params, 'ema': state.ema, 'optimizer': state.opt_state, 'step': state.step}
         return params_sha256(parts) + json.dumps(record)
 
     check_apart(name, given, see)
+
+
+@pytest.mark.parametrize('name', ['wrapper', 'data', 'fsdp', 'tensor', 'context'])
+def test_division_of_the_work(name):
+    """Each way of dividing a step makes another program of it (and, in tests/parallel, the same curve)."""
+    given = {'wrapper': 'pmap', 'data': 4, 'fsdp': 4, 'tensor': 2, 'context': 2}
+    config = Config(model=ModelConfig(num_layers=1, num_heads=4, width=64), training=TrainingConfig(batch_size=8))
+
+    def see(parallel):
+        cut = dataclasses.replace(config, parallel=parallel)
+        mesh = mesh_lib.make_mesh(parallel, jax.devices()[: parallel.data or 4])
+        abstract = abstract_state(cut)
+        placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
+        step = TrainStep(cut, mesh, placed)
+        shapes = {name: jax.ShapeDtypeStruct((8, 256), np.int32) for name in ('inputs', 'targets')}
+        shapes |= dict.fromkeys(('segment_ids', 'positions'), shapes['inputs'])
+        shapes |= {'loss_weights': jax.ShapeDtypeStruct((8, 256), np.float32)}
+        if parallel.wrapper == 'pmap':
+            shapes = {name: jax.ShapeDtypeStruct((4, 2, 256), s.dtype) for name, s in shapes.items()}
+        return f'{dict(mesh.shape)}\n{step.lower(placed, shapes, hyperparameters(cut)).as_text()}'
+
+    start = ParallelConfig(data=2) if name == 'data' else ParallelConfig()
+    check_apart(name, [start, ParallelConfig(**{name: given[name]})], see)
 
 
 def test_rollbacks_and_batches_left_out(corpus, tmp_path):
@@ -610,6 +639,7 @@ def probed() -> list[str]:
         *(f'checkpoint.{name}' for name in ('keep_last', 'keep_every', 'keep_best')),
         *LEFT_BY_A_RUN,
         *(f'evaluation.{name}' for name in ('max_windows', 'batch_size')),
+        *(f'parallel.{name}' for name in ('wrapper', 'data', 'fsdp', 'tensor', 'context')),
         *(f'init_from.{name}' for name in ('workdir', 'step', 'optimizer_state', 'continue_step')),
     ]
 

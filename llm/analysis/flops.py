@@ -66,62 +66,13 @@ def training_flops_per_token(
     return 3 * forward_flops_per_token(model, sequence_length, convention)
 
 
-# Dense peaks from the vendors' data sheets in TFLOP/s (sparsity off): (bfloat16, float16), None where the device has no
-# such unit. Keys are `jax.Device.device_kind`, matched by their beginning, the longest first. One JAX device is a chip,
-# but a core (half a chip) on TPU v2 and v3.
-_PEAK_TFLOPS: dict[str, tuple[float | None, float | None]] = {
-    'NVIDIA A100': (312, 312),
-    'NVIDIA RTX A6000': (154.8, 154.8),
-    'NVIDIA H100': (989.4, 989.4),  # SXM reports itself as 'NVIDIA H100 80GB HBM3'
-    'NVIDIA H100 PCIe': (756, 756),
-    'NVIDIA H100 NVL': (835.5, 835.5),
-    'NVIDIA H200': (989.4, 989.4),
-    'NVIDIA H200 NVL': (835.5, 835.5),
-    'NVIDIA B200': (2250, 2250),
-    'NVIDIA GB200': (2500, 2500),
-    'NVIDIA L4': (121, 121),
-    'NVIDIA L40S': (362, 362),
-    'NVIDIA GeForce RTX 3090': (71, 71),
-    'NVIDIA GeForce RTX 4090': (165.2, 165.2),
-    'Tesla V100-SXM2': (None, 125),
-    'Tesla V100-PCIE': (None, 112),
-    'Tesla T4': (None, 65),
-    'TPU v2': (22.5, None),
-    'TPU v3': (61.5, None),
-    'TPU v4': (275, None),
-    'TPU v4 lite': (138, None),  # v4i
-    'TPU v5': (459, None),  # v5p
-    'TPU v5p': (459, None),
-    'TPU v5 lite': (197, None),
-    'TPU v5e': (197, None),
-    'TPU v6 lite': (918, None),
-    'TPU v6e': (918, None),
-}
-
-
-def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Dense peak of one device in FLOP/s, or None where it is not known.
-
-    Args:
-        device_kind: `jax.devices()[0].device_kind`.
-        dtype: of the matrix products' operands. float32 is None: which unit runs it (plain or TF32) is the compiler's
-            choice, so there is no one peak.
-    """
-    column = {'bfloat16': 0, 'float16': 1}.get(dtype)
-    names = [name for name in _PEAK_TFLOPS if device_kind == name or device_kind.startswith((f'{name} ', f'{name}-'))]
-    if column is None or not names:
-        return None
-    peak = _PEAK_TFLOPS[max(names, key=len)][column]
-    return None if peak is None else peak * 1e12
-
-
 def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None, num_devices: int = 1) -> float | None:
     """Model FLOPs utilisation, a fraction of the peak of all devices; None where the peak is not known.
 
     Args:
         tokens_per_second: over all devices.
         flops_per_token: of training, see `training_flops_per_token`; name its convention beside the result.
-        peak: of one device in FLOP/s, see `peak_flops`.
+        peak: of one device in FLOP/s, see `hardware.peak_flops`.
         num_devices: how many devices share the work.
     """
     return None if peak is None else tokens_per_second * flops_per_token / (peak * num_devices)

@@ -1,15 +1,14 @@
 """What a run will hold in memory, predicted from its config without allocating any of it."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from llm.analysis import step_memory
 from llm.config import Config, ModelConfig
 from llm.model import Transformer
-from llm.training.train_state import abstract_state
 
 
 class Part(NamedTuple):
@@ -22,14 +21,16 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device that holds the whole model and one micro-batch. See `memory_estimate`."""
+    """Bytes of one training step on one device. See `memory_estimate`."""
 
     parameters: int
-    gradients: int
     optimizer: int
     ema: int
+    batch: int
+    gradients: int
     activations: int
     logits: int
+    workspace: int
 
     def parts(self) -> dict[str, int]:
         return dataclasses.asdict(self)
@@ -60,55 +61,38 @@ def parameter_count(model: ModelConfig) -> int:
     return sum(row.count for row in parameter_table(model))
 
 
-def memory_estimate(config: Config) -> MemoryEstimate:
-    """Predicts the bytes of one training step.
+def memory_estimate(config: Config, step: step_memory.Step | None = None) -> MemoryEstimate:
+    """Predicts the bytes of one training step, without compiling it.
 
-    Parameters, gradients, optimizer state and EMA are exact. A batch cut into micro-batches keeps a second gradient,
-    the running sum. Activations are what the backward pass reads of the forward pass, traced from the model itself, so
-    every switch (remat, windows, dtypes) is seen; with remat, the intermediates of the one block being recomputed come
-    on top. Logits are those that exist at once, with their gradient. What the compiler adds (temporaries) or saves
-    (fusion) is not known here, nor are dropout's masks.
+    Parameters, optimizer state, EMA and batch (with the step's numbers and metrics) are exact. The rest is what exists
+    at the worst moment of the step as traced, see `llm.analysis.liveness`: arrays shaped like parameters count as
+    `gradients` (updates and working copies are among them), those that end in the vocabulary as `logits`, what the
+    layers keep for the backward pass as `activations`, and everything else, with the gaps between, as `workspace`.
+
+    Args:
+        config: the run's, resolved.
+        step: the shapes on a mesh, to predict for one of its devices; None is one device alone.
     """
-    state = abstract_state(config)
-    parameters = _bytes(state.params)
-    rows = config.training.batch_size // config.training.accumulation
-    length = config.data.sequence_length
-    positions = rows * min(length, config.objective.vocabulary_chunk or length)
+    step = step or step_memory.abstract_step(config)
+    predicted, worst = step_memory.predict(step)
+    state = {name: sum(map(step_memory.held, jax.tree.leaves(getattr(step.state, name)))) for name in _STATE}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(step.state.params)}
+    kinds = dict.fromkeys(('gradients', 'activations', 'logits'), 0)
+    for stay in worst:
+        if stay.shape in shapes:
+            kinds['gradients'] += stay.bytes
+        elif stay.shape and stay.shape[-1] == config.model.vocab_size:
+            kinds['logits'] += stay.bytes
+        elif stay.what == 'stacked':
+            kinds['activations'] += stay.bytes
     return MemoryEstimate(
-        parameters=parameters,
-        gradients=parameters * (2 if config.training.accumulation > 1 else 1),
-        optimizer=_bytes(state.opt_state),
-        ema=_bytes(state.ema),
-        activations=activation_bytes(config.model, rows, config.data.sequence_length),
-        logits=2 * positions * config.model.vocab_size * jnp.dtype(config.model.logit_dtype).itemsize,
+        parameters=state['params'],
+        optimizer=state['opt_state'],
+        ema=state['ema'],
+        batch=predicted.arguments + predicted.outputs - predicted.donated - sum(state.values()),
+        workspace=predicted.temporaries - sum(kinds.values()),
+        **kinds,
     )
 
 
-def activation_bytes(model: ModelConfig, rows: int, length: int) -> int:
-    """Bytes kept from the forward to the backward pass for `rows` sequences, up to the final norm."""
-    kept = _residual_bytes(model, rows, length)
-    if model.remat != 'none':
-        one_block = dataclasses.replace(model, num_layers=1, remat='none')
-        kept += _residual_bytes(one_block, rows, length)
-    return kept
-
-
-def _residual_bytes(model: ModelConfig, rows: int, length: int) -> int:
-    transformer = Transformer(model)
-    tokens = jnp.zeros((rows, length), jnp.int32)
-    segment_ids = jnp.ones((rows, length), jnp.int32)
-
-    def backward(params):
-        def forward(params):
-            return transformer.apply({'params': params}, tokens, segment_ids, with_logits=False).hidden
-
-        return jax.tree.leaves(jax.vjp(forward, params)[1])  # a function is a pytree of what it closes over
-
-    jaxpr = jax.make_jaxpr(backward)(parameter_shapes(model)).jaxpr
-    parameters = set(map(id, jaxpr.invars))  # read by the backward pass, but counted as parameters already
-    residuals = {id(v): v.aval for v in jaxpr.outvars if id(v) not in parameters}
-    return _bytes(list(residuals.values()))
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+_STATE = ('params', 'opt_state', 'ema')

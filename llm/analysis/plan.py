@@ -13,9 +13,9 @@ def plan(config: Config) -> dict[str, Any]:
 
     Returns:
         `config` (nested), `config_hash`, `identity_hash`, `parameters` (`total`; `by_part`: name to shape and count),
-        `training_flops_per_token` and `total_training_flops` by convention, `memory_bytes` of one training step on one
-        device by part and in `total`, `tokens_per_step`, and `total_tokens` that the run's steps read (the padding of a
-        corpus's last window included).
+        `flops_version`, `training_flops_per_token` and `total_training_flops` by convention, `memory_bytes` of one
+        training step on one device by part and in `total`, `tokens_per_step`, and `total_tokens` that the run's steps
+        read (the padding of a corpus's last window included).
     """
     table = memory.parameter_table(config.model)
     estimate = memory.memory_estimate(config)
@@ -33,6 +33,7 @@ def plan(config: Config) -> dict[str, Any]:
             'total': sum(row.count for row in table),
             'by_part': {row.part: {'shape': list(row.shape), 'count': row.count} for row in table},
         },
+        'flops_version': flops.VERSION,
         'training_flops_per_token': per_token,
         'total_training_flops': {convention: value * total_tokens for convention, value in per_token.items()},
         'memory_bytes': estimate.parts() | {'total': estimate.total},

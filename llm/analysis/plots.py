@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 NUM_COLOURS = 8  # series colours that the pages define; later series repeat them with another dash
 MOST_POINTS = 600  # more than a screen can show; longer series are averaged in equal groups
@@ -33,6 +33,7 @@ class Series(NamedTuple):
         colour: from 0; series of one thing share it.
         marked: draw the points too (for few, costly measurements).
         dashed: a dashed line.
+        line: join the points; without, they are only marked.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Series(NamedTuple):
     colour: int = 0
     marked: bool = False
     dashed: bool = False
+    line: bool = True
 
     @property
     def broken(self) -> bool:
@@ -48,7 +50,15 @@ class Series(NamedTuple):
 
 
 def line_plot(
-    title: str, x_label: str, y_label: str, series: Sequence[Series], *, log_y: bool = False, from_zero: bool = False
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    from_zero: bool = False,
+    x_ticks: Sequence[float] = (),
 ) -> Markup:
     """Draws the series over each other.
 
@@ -58,8 +68,9 @@ def line_plot(
         x_label: with unit.
         y_label: with unit.
         series: at least one, with at least one point.
-        log_y: logarithmic y axis.
+        log_x, log_y: logarithmic axes.
         from_zero: start the y axis at 0, so that noise looks as small as it is.
+        x_ticks: where the x axis has ticks, if not at round numbers: where few things were measured, say.
 
     Returns:
         A `<figure>` with its title, an `<svg>` that scales with the page, and a legend if there are several series.
@@ -76,13 +87,15 @@ def line_plot(
                 y,
                 color=_SERIES.format(one.colour % NUM_COLOURS),
                 linewidth=1.6,
-                marker='o' if one.marked or len(x) == 1 else None,
-                markersize=3.5,
-                linestyle='--' if one.broken else '-',
+                marker='o' if one.marked or not one.line or len(x) == 1 else None,
+                markersize=3.5 if one.line else 5,
+                linestyle='none' if not one.line else '--' if one.broken else '-',
             )
-        _style(axes, x_label, y_label, log_y)
+        _style(axes, x_label, y_label, log_x, log_y)
         if from_zero:
             axes.set_ylim(bottom=0)
+        if x_ticks:
+            axes.xaxis.set_major_locator(FixedLocator(sorted(set(x_ticks))))
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
     svg = _inline(buffer.getvalue(), title)
@@ -93,7 +106,8 @@ def _legend(series: Sequence[Series]) -> Markup:
     if len(series) < 2:
         return Markup('')
     item = Markup('<li><span class="swatch{}" style="color: var(--series-{})"></span>{}</li>')
-    items = [item.format(' dashed' if s.broken else '', s.colour % NUM_COLOURS + 1, s.name) for s in series]
+    look = lambda s: ' dot' if not s.line else ' dashed' if s.broken else ''
+    items = [item.format(look(s), s.colour % NUM_COLOURS + 1, s.name) for s in series]
     return Markup('<ul class="legend">{}</ul>').format(Markup('').join(items))
 
 
@@ -107,7 +121,7 @@ def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
     return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
 
 
-def _style(axes, x_label: str, y_label: str, log_y: bool) -> None:
+def _style(axes, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
     axes.set_xlabel(x_label, color=_TEXT)
     axes.set_ylabel(y_label, color=_TEXT)
     axes.grid(True, color=_GRID, linewidth=0.7)
@@ -118,11 +132,22 @@ def _style(axes, x_label: str, y_label: str, log_y: bool) -> None:
     axes.tick_params(colors=_TEXT, length=0, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    if log_x:
+        axes.set_xscale('log')
+        _log_ticks(axes.xaxis)
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     if log_y:
         axes.set_yscale('log')
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
-        axes.yaxis.set_minor_locator(NullLocator())
+        _log_ticks(axes.yaxis)
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _log_ticks(axis) -> None:
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low) if low > 0 else 0
+    subs = (1,) if decades > 3 else (1, 3) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_locator(NullLocator())
 
 
 def _tick(value: float, _position: int) -> str:

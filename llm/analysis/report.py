@@ -119,6 +119,7 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
     bytes_read = (
         f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents' if 'documents' in held_out else ''
     )
+    waited = summary.get('data_wait_fraction', last.get('data_wait_fraction'))
     cards = [
         ('held-out loss', held_out.get('loss'), '{:.4f}', 'nats per token'),
         ('perplexity', held_out.get('perplexity'), '{:.2f}', 'held-out, per token'),
@@ -127,6 +128,8 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
         ('parameters', summary.get('parameters'), units.count, ''),
         ('tokens trained on', summary.get('tokens', last.get('tokens')), units.count, ''),
         ('training time', summary.get('seconds', last.get('seconds')), units.duration, 'without evaluation and saving'),
+        ('first step', summary.get('first_step_seconds'), units.duration, 'tracing and compiling included'),
+        ('waiting for data', waited if (waited or 0) > 0.01 else None, '{:.1%}', 'of the training time'),
         ('tokens per second', summary.get('tokens_per_second', last.get('tokens_per_second')), '{:,.0f}', ''),
         ('training FLOPs', summary.get('flops', last.get('flops')), units.flops, flops.DEFAULT_CONVENTION),
         ('MFU', last.get('mfu'), '{:.1%}', flops.DEFAULT_CONVENTION),

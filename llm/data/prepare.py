@@ -3,6 +3,7 @@ cached, so that the next run on the same data starts at once."""
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import pathlib
 import sys
@@ -203,14 +204,12 @@ def _read_statistics(folder: pathlib.Path) -> dict[str, Any]:
 
 def _key(config: Config, corpora: list[Corpus], **settings: Any) -> str:
     """A hash of the corpora, as they are on disk, and of what is made from them."""
-    import sentencepiece
-
     parts = {
         'format': _FORMAT,
         'corpora': [(corpus.source, corpus.fingerprint) for corpus in corpora],
         'text_field': config.data.text_field,
         'bad_bytes': config.data.bad_bytes,
-        'sentencepiece': sentencepiece.__version__,
+        'sentencepiece': importlib.metadata.version('sentencepiece'),
         **settings,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

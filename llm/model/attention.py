@@ -17,6 +17,7 @@ from llm.model.masks import inside_window
 from llm.model.norms import Norm
 from llm.model.positions import alibi_slopes
 from llm.model.rope import apply_rope
+from llm.parallel.axes import constrain
 
 
 class Context(NamedTuple):
@@ -53,6 +54,8 @@ class Attention(nn.Module):
             key = Norm(config, kind='rmsnorm', name='key_norm')(key)
         if context.rope is not None:
             query, key = apply_rope(query, context.rope), apply_rope(key, context.rope)
+        query = constrain(query, 'batch', 'heads', 'length', None)
+        key, value = (constrain(x, 'batch', 'heads', None, None) for x in (key, value))  # of all positions
         if cached is not None:
             key = kv_cache.write(cached[0], key, context.write_at)
             value = kv_cache.write(cached[1], value, context.write_at)

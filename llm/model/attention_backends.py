@@ -22,7 +22,6 @@ else can show weights.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import jax
@@ -49,8 +48,6 @@ def unavailable(name: str, model: ModelConfig, platform: str) -> str | None:
         return None
     if platform != PLATFORM[name]:
         return f'it runs on a {PLATFORM[name]}, and this is a {platform}'
-    if importlib.util.find_spec(f'llm.model.attention_{name}') is None:
-        return 'it is not part of this version'
     if model.position == 'alibi':
         return 'it knows no position biases (model.position alibi)'
     if len(set(model.layer_windows)) > 1:

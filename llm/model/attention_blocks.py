@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.model.dtypes import wide
 from llm.model.linear import row_major
+from llm.parallel.axes import on_each_device
 
 NEGATIVE = -1e30  # finite, so that a row with nothing to attend to (padding) stays finite
 BLOCK = 128  # queries at a time
@@ -56,9 +57,15 @@ def attend(
     Returns:
         The mixed values in the query's type. Rows of padding hold no meaning.
     """
+    plan = Plan(window, scale, softcap, jnp.dtype(dtype).name, block or BLOCK)
+    arrays = (query, key, value) if segment_ids is None else (query, key, value, segment_ids)
+    axes = [('batch', 'heads')] * 3 + [('batch',)] * (len(arrays) - 3)
+    return on_each_device(functools.partial(_attend, plan), axes, axes[0])(*arrays)
+
+
+def _attend(plan, query, key, value, segment_ids=None):
     batch, heads, length, head_dim = query.shape
     kv_heads = key.shape[1]
-    plan = Plan(window, scale, softcap, jnp.dtype(dtype).name, block or BLOCK)
     grouped = query.reshape(batch * kv_heads, heads // kv_heads, length, head_dim)
     flat = lambda x: x.reshape(batch * kv_heads, length, head_dim)
     if segment_ids is not None:

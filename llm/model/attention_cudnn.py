@@ -1,11 +1,14 @@
 """NVIDIA's flash attention (Dao et al. 2022), as cuDNN has it, through `jax.nn.dot_product_attention`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
 from llm.model.masks import inside_window, make_mask
+from llm.parallel.axes import on_each_device
 
 
 def unavailable(model: ModelConfig) -> str | None:
@@ -51,16 +54,24 @@ def attend(
 
     cuDNN skips what is above the diagonal and, without segments, outside the window. Segments it only takes as a bias
     of (batch, 1, length, length) in `dtype`, read by the forward and written by the backward pass: it holds no scores
-    of every head, but document masking costs memory and time here.
+    of every head, but document masking costs memory and time here. On a mesh each device runs the kernel on its rows
+    and heads.
 
     Raises:
         ValueError: for a soft cap, which cuDNN does not have.
     """
     if softcap is not None:
         raise ValueError('cuDNN attention has no soft cap')
-    length = query.shape[2]
-    query_dtype = query.dtype
-    mask = None
+    arrays = [x.astype(dtype) for x in (query, key, value)]
+    if segment_ids is not None:
+        arrays.append(segment_ids)
+    run = functools.partial(_run_kernel, window=window, scale=scale)
+    axes = [('batch', 'heads')] * 3 + [('batch',)] * (len(arrays) - 3)
+    return on_each_device(run, axes, axes[0])(*arrays).astype(query.dtype)
+
+
+def _run_kernel(query, key, value, segment_ids=None, *, window, scale):
+    length, mask = query.shape[2], None
     if segment_ids is not None:
         # With a bias the backward pass wants an even length. Padding is behind everything, where nothing looks.
         query, key, value = (_pad_to_even(x, axis=2) for x in (query, key, value))
@@ -72,18 +83,15 @@ def attend(
         if window is not None:  # in the bias: cuDNN does not have every version of a window beside one
             mask, window = mask & inside_window(index, index, jnp.int32(window)), None
         mask = mask[:, None, :, :]
-    query, key, value = (x.astype(dtype).swapaxes(1, 2) for x in (query, key, value))
     mixed = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
+        *(x.swapaxes(1, 2) for x in (query, key, value)),
         mask=mask,
         scale=scale,
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),  # JAX counts the tokens before the query
         implementation='cudnn',
     )
-    return mixed.swapaxes(1, 2)[:, :, :length].astype(query_dtype)
+    return mixed.swapaxes(1, 2)[:, :, :length]
 
 
 def _pad_to_even(x, axis):

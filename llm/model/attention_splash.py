@@ -4,15 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
 from llm.model.dtypes import wide
+from llm.parallel.axes import on_each_device
 
 LANES = 128  # the kernel reads keys in multiples of this
 BLOCKS = (512, 256, LANES)  # tokens of a block: the largest that divides the length
-BATCH_AXES, HEAD_AXIS = ('data', 'fsdp'), 'tensor'  # of a mesh; see `llm.parallel`
 
 
 def unavailable(model: ModelConfig) -> str | None:
@@ -36,8 +35,7 @@ def attend(
 ) -> Float[Array, 'batch heads length head_dim']:
     """Causal attention; see `attention_backends` for the arguments. Blocks outside the mask are not read.
 
-    The length is padded to a multiple of 128. On a mesh each device runs the kernel on its rows ('data', 'fsdp') and
-    heads ('tensor'); the compiler cannot cut a Pallas kernel by itself.
+    The length is padded to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
 
     Args:
         interpret: run the kernel as JAX operations, on any platform and slowly.
@@ -49,7 +47,8 @@ def attend(
     if segment_ids is not None:
         arrays.append(_pad(segment_ids, axis=1))
     run = functools.partial(_run_kernel, window=window, softcap=softcap, interpret=interpret)
-    return _on_mesh(run, arrays)[:, :, :length].astype(query.dtype)
+    axes = [('batch', 'heads')] * 3 + [('batch',)] * (len(arrays) - 3)
+    return on_each_device(run, axes, axes[0])(*arrays)[:, :, :length].astype(query.dtype)
 
 
 def _run_kernel(query, key, value, segment_ids=None, *, window, softcap, interpret):
@@ -72,28 +71,6 @@ def _run_kernel(query, key, value, segment_ids=None, *, window, softcap, interpr
     if segment_ids is None:
         return jax.vmap(kernel)(query, key, value)
     return jax.vmap(kernel)(query, key, value, splash.SegmentIds(segment_ids, segment_ids))
-
-
-def _on_mesh(run, arrays):
-    """`run(*arrays)` by every device of the mesh on its own part, where there is a mesh that is not already cut up."""
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {
-        name: size
-        for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types)
-        if kind != AxisType.Manual
-    }
-    if all(size == 1 for size in sizes.values()):
-        return run(*arrays)
-    query, key, value, *segment_ids = arrays
-    tensor = sizes.get(HEAD_AXIS, 1)
-    if key.shape[1] % tensor:  # fewer key heads than devices: each query head takes a copy along
-        key, value = (jnp.repeat(x, query.shape[1] // x.shape[1], axis=1) for x in (key, value))
-    rows = tuple(name for name in BATCH_AXES if name in sizes) or None
-    heads = PartitionSpec(rows, HEAD_AXIS if HEAD_AXIS in sizes else None)
-    specs = (heads,) * 3 + (PartitionSpec(rows),) * len(segment_ids)
-    # The kernel says nothing about which of its results vary over the mesh, so that is not checked.
-    cut = jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)
-    return cut(query, key, value, *segment_ids)
 
 
 def _pad(x, axis):

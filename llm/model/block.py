@@ -8,6 +8,7 @@ from llm.model.attention import Attention, Context
 from llm.model.dropout import Dropout
 from llm.model.feed_forward import FeedForward
 from llm.model.norms import Norm
+from llm.parallel.axes import constrain
 
 
 class Block(nn.Module):
@@ -51,5 +52,5 @@ class Block(nn.Module):
         if placement == 'both':
             y = Norm(self.config, name=f'{name}_post_norm')(y)
         y = Dropout(self.config.dropout, name=f'{name}_dropout')(y, context.example_ids)
-        x = x + y
+        x = constrain(x + y, 'batch', 'length', None)
         return Norm(self.config, name=f'{name}_norm')(x) if placement == 'post' else x

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
 from llm.model.linear import Linear, multiply_together, row_major_products
+from llm.parallel.axes import constrain
 
 ACTIVATIONS = {
     'gelu': jax.nn.gelu,  # tanh form (Hendrycks & Gimpel 2016), as in GPT-2
@@ -37,6 +38,7 @@ class FeedForward(nn.Module):
             hidden = _activated_on_cpu(config.activation, config.compute_dtype, *parts)
         else:
             hidden = _activated(config.activation, *parts)
+        hidden = constrain(hidden, 'batch', 'length', 'hidden')
         self.sow('intermediates', 'neurons', hidden)
         return Linear(config.width, config, use_bias=use_bias, role='output', name='down')(hidden)
 

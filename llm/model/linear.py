@@ -11,11 +11,15 @@ from jaxtyping import Array, Float
 from llm.config import ModelConfig
 from llm.model.dtypes import activation_dtype, wide
 from llm.model.initializers import Role, kernel_init, random_parameter
+from llm.parallel.axes import partitioned
 
 
 def row_major_products() -> bool:
-    """Whether products, norms and activations take the ways that are faster on a CPU."""
-    return jax.default_backend() == 'cpu'
+    """Whether products, norms and activations take the ways that are faster on a CPU.
+
+    Not on a mesh: a layout pinned by hand would not be cut over devices but gathered.
+    """
+    return jax.default_backend() == 'cpu' and not partitioned()
 
 
 def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:

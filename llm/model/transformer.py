@@ -20,6 +20,7 @@ from llm.model.masks import make_mask
 from llm.model.norms import Norm
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import rope_angles
+from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
 
@@ -145,6 +146,7 @@ class Transformer(nn.Module):
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = self.embedding_dropout(x, context.example_ids)
+        x = constrain(x, 'batch', 'length', None)
         cached = None if cache is None else (cache.keys, cache.values)
         x, cached = self.blocks(x, (self._windows(), cached), context)
         hidden = self.final_norm(x)

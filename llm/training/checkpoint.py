@@ -22,6 +22,7 @@ from absl import logging
 from llm import runtime
 from llm.config import CheckpointConfig
 from llm.errors import MachineError, UserError
+from llm.parallel import distributed
 from llm.training.train_state import TrainState, abstract_state
 from llm.workdir import Workdir, write_atomically
 
@@ -82,7 +83,7 @@ class Checkpoints:
             self._open().wait_until_finished()
         except Exception as error:
             raise MachineError(f'cannot write checkpoint {step} in {self._directory}: {_reason(error)}') from error
-        if jax.process_index() == 0:
+        if distributed.is_main():
             self.write_record(step, record)
             for old in sorted(set(self.steps()) - self._kept(keep)):
                 self.delete(old)
@@ -123,20 +124,32 @@ class Checkpoints:
             self._manager.reload()  # it remembers which steps there were
 
     def delete_after(self, step: int) -> None:
-        """Removes all checkpoints past a step."""
-        for later in self.steps():
-            if later > step:
-                self.delete(later)
+        """Removes all checkpoints past a step. All processes must ask."""
+        if distributed.is_main():
+            for later in self.steps():
+                if later > step:
+                    self.delete(later)
+        distributed.barrier('delete_after')
+        if self._manager is not None:
+            self._manager.reload()
 
     def delete_unfinished(self) -> None:
-        """Removes what a crash left half written."""
+        """Removes what a crash left half written. All processes must ask."""
+        if distributed.is_main():
+            self._delete_unfinished()
+        distributed.barrier('delete_unfinished')
+
+    def _delete_unfinished(self) -> None:
         for folder in self._directory.glob('[0-9]*'):
             ours = folder.name.isdigit() or '.orbax-checkpoint-tmp' in folder.name
             if ours and not (folder / MANIFEST).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def newest_good(self, at_most: int | None = None) -> int | None:
-        """The newest checkpoint that verifies, or None; warns of each one that does not."""
+        """The newest checkpoint that verifies, or None; warns of each one that does not. All processes must ask."""
+        return distributed.agree(self._newest_good(at_most) if distributed.is_main() else None)
+
+    def _newest_good(self, at_most: int | None) -> int | None:
         for step in reversed(self.steps()):
             if at_most is not None and step > at_most:
                 continue
@@ -189,13 +202,14 @@ class Checkpoints:
         return self._manager
 
 
-def load_params(workdir: Workdir, step: int | None = None, ema: bool = False) -> tuple[int, Any]:
-    """Opens the parameters of a run on this process's first device.
+def load_params(workdir: Workdir, step: int | None = None, ema: bool = False, placed: Any = None) -> tuple[int, Any]:
+    """Opens the parameters of a run.
 
     Args:
         workdir: the run's.
         step: which checkpoint; None is the newest good one.
         ema: the averaged parameters instead of the raw ones.
+        placed: the parameters' shapes with their shardings; None is whole, on this process's first device.
 
     Returns:
         The step and the parameter tree.
@@ -218,24 +232,21 @@ def load_params(workdir: Workdir, step: int | None = None, ema: bool = False) ->
     abstract = abstract_state(runtime.stored_config(workdir))
     if ema and abstract.ema is None:
         raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     item = 'ema' if ema else 'params'
+    if placed is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract.params)
     try:
-        return step, checkpoints.restore(step, with_sharding(abstract, here), (item,))[item]
+        return step, checkpoints.restore(step, abstract.replace(**{item: placed}), (item,))[item]
     finally:
         checkpoints.close()
 
 
-def with_sharding(abstract: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The same tree of shapes and dtypes, to be restored to where `sharding` says."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-
-
 def params_sha256(params: Any) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters."""
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters. All processes must ask."""
     digest = hashlib.sha256()
     for path, value in jax.tree_util.tree_flatten_with_path(params)[0]:
-        value = np.asarray(value)
+        value = distributed.whole(value)
         digest.update(f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'.encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Held-out text: loss, perplexity and bits per byte."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from llm import runtime
-from llm.config import Config
+from llm.config import Config, ParallelConfig
 from llm.data.batches import held_out_windows
 from llm.data.prepare import prepare
 from llm.data.token_store import TokenStore
@@ -35,9 +36,12 @@ class Evaluator:
         self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
         model, hyper = Transformer(config.model), next_token.hyperparameters(config.objective)
         rows = config.evaluation.batch_size
-        self._rows = -(-rows // mesh.size) * mesh.size  # padded up to a multiple of the devices
+        parts = mesh.shape['data'] * mesh.shape['fsdp']
+        self._rows = -(-rows // parts) * parts  # padded up to a multiple of the devices that share rows
+        first, end = mesh_lib.local_rows(mesh, self._rows)
+        self._local = slice(first, end)
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
         def likelihoods(params, batch):
             documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
             logits = model.apply({'params': params}, batch['inputs'], **documents).logits
@@ -59,7 +63,10 @@ class Evaluator:
         nats = tokens = size = 0.0
         for batch in self._batches(max_windows, stride):
             weights = batch['loss_weights']
-            nll = np.asarray(self._likelihoods(params, mesh_lib.place(self._mesh, self._rows, batch)), np.float64)
+            local = {name: x[self._local] for name, x in batch.items()}
+            with jax.set_mesh(self._mesh):
+                nll = self._likelihoods(params, mesh_lib.place(self._mesh, self._rows, local))
+            nll = np.asarray(nll, np.float64)
             nats += float(np.sum(nll * weights))
             tokens += float(np.sum(weights))
             size += float(np.sum(self._byte_lengths[batch['targets']] * weights))
@@ -104,7 +111,7 @@ def evaluate_checkpoint(
         raise UserError(f'--stride is {stride}; it must be between 1 and the window of {config.data.sequence_length}')
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
     step, params = load_params(workdir, step, ema)
-    mesh = mesh_lib.data_mesh()
+    mesh = mesh_lib.make_mesh(ParallelConfig())
     evaluator = Evaluator(config, tokenizer, prepare(config, tokenizer).held_out, mesh)
     measured = evaluator.measure(jax.device_put(params, mesh_lib.replicated(mesh)), stride=stride)
     return {'step': step} | measured | {'stride': stride, 'ema': ema, 'params_sha256': params_sha256(params)}

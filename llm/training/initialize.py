@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from llm import runtime
@@ -14,9 +15,7 @@ from llm.training.train_state import TrainState, abstract_state, create_state, s
 from llm.workdir import Workdir
 
 
-def initialize(
-    config: Config, checkpoints: Checkpoints, abstract: TrainState
-) -> tuple[TrainState, dict[str, Any], str]:
+def initialize(config: Config, checkpoints: Checkpoints, placed: TrainState) -> tuple[TrainState, dict[str, Any], str]:
     """Makes the state to train from.
 
     The order: resume this workdir's newest good checkpoint; else start from `init_from`; else from the seed.
@@ -24,7 +23,7 @@ def initialize(
     Args:
         config: the run's, resolved.
         checkpoints: the workdir's.
-        abstract: shapes, dtypes and shardings of the state.
+        placed: shapes, dtypes and shardings of the state; each device only ever holds its part.
 
     Returns:
         The state, the run's record at that point, and one line that says where they came from.
@@ -35,46 +34,49 @@ def initialize(
         if step is None:
             raise UserError('every checkpoint of this workdir is damaged; restore a copy, or start in a new workdir')
         checkpoints.delete_after(step)  # the damaged ones, which training will write again
-        return restore(checkpoints, step, abstract), checkpoints.record(step), f'resumed at step {step}'
+        return restore(checkpoints, step, placed), checkpoints.record(step), f'resumed at step {step}'
     if config.init_from.workdir:
-        return _init_from(config, abstract)
-    state = jax.jit(lambda seed: create_state(config, seed), out_shardings=abstract.step.sharding)(config.seed)
+        return _init_from(config, placed)
+    create = jax.jit(lambda seed: create_state(config, seed), out_shardings=_shardings(placed))
+    state = create(config.seed)
     return state, new_record(), f'started from seed {config.seed}'
 
 
-def restore(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
+def restore(checkpoints: Checkpoints, step: int, placed: TrainState) -> TrainState:
     """The whole state at a checkpoint of this run."""
-    items = checkpoints.restore(step, abstract, ('params', 'opt_state', 'ema'))
-    return _at_step(abstract.replace(**items), step, abstract)
+    items = checkpoints.restore(step, placed, ('params', 'opt_state', 'ema'))
+    return _at_step(placed.replace(**items), step, placed)
 
 
-def _init_from(config, abstract):
-    sharding = abstract.step.sharding
+def _init_from(config, placed):
     source = Workdir.open(config.init_from.workdir)
-    step, params = load_params(source, config.init_from.step)
-    _check_same_shapes(abstract.params, params, source)
-    params = jax.device_put(params, sharding)
-    state = jax.jit(lambda p: state_from_params(config, p), out_shardings=sharding)(params)
+    theirs = abstract_state(runtime.stored_config(source))
+    _check_same_shapes(placed.params, theirs.params, source)
+    step, params = load_params(source, config.init_from.step, placed=placed.params)
+    state = jax.jit(lambda p: state_from_params(config, p), out_shardings=_shardings(placed))(params)
     record = new_record()
     checkpoints = Checkpoints(source)
     if config.init_from.optimizer_state:
-        theirs = abstract_state(runtime.stored_config(source))
-        if jax.tree.structure(theirs.opt_state) != jax.tree.structure(abstract.opt_state):
+        if jax.tree.structure(theirs.opt_state) != jax.tree.structure(placed.opt_state):
             raise UserError(
                 f'{source.path} was trained with another kind of optimizer; set init_from.optimizer_state to False'
             )
-        wanted = ('opt_state',) if theirs.ema is None or abstract.ema is None else ('opt_state', 'ema')
-        state = state.replace(**checkpoints.restore(step, abstract, wanted))
+        wanted = ('opt_state',) if theirs.ema is None or placed.ema is None else ('opt_state', 'ema')
+        state = state.replace(**checkpoints.restore(step, placed, wanted))
     if config.init_from.continue_step:
-        state = _at_step(state, step, abstract)
+        state = _at_step(state, step, placed)
         record = checkpoints.record(step)
     checkpoints.close()
     logging.info('initial parameters are those of %s at step %d', source.path, step)
     return state, record, f'started from {source.path} at step {step}'
 
 
-def _at_step(state, step, abstract):
-    return state.replace(step=jax.device_put(jax.numpy.int32(step), abstract.step.sharding))
+def _at_step(state, step, placed):
+    return state.replace(step=jax.device_put(np.int32(step), placed.step.sharding))
+
+
+def _shardings(placed):
+    return jax.tree.map(lambda leaf: leaf.sharding, placed)
 
 
 def _check_same_shapes(expected, found, source):

@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from llm.analysis import flops
+from llm.analysis import flops, hardware
 from llm.config import Config
 from llm.training.divergence import divergence
 from llm.training.metrics import MetricsWriter, means
@@ -17,6 +18,7 @@ def new_record() -> dict[str, Any]:
     return {
         'tokens': 0,  # predicted tokens trained on
         'seconds': 0.0,  # training time: without compiling, evaluating and saving
+        'waited': 0.0,  # of those seconds, those the host waited for a batch
         'timed_tokens': 0,  # tokens of those seconds
         'recent_losses': [],  # of the last good steps, for telling an explosion
         'skipped': [],  # ranges [start, end) of batches left out
@@ -33,15 +35,17 @@ class Ledger:
         self._config, self._writer, self._devices = config, writer, devices
         self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
         device = jax.devices()[0]
-        self._peak = flops.peak_flops(device.device_kind, config.model.compute_dtype)
+        self._peak = hardware.peak_flops(device.device_kind, config.model.compute_dtype)
         self._clock: float | None = None  # when the last timed step ended
-        self._since_row = (0.0, 0)  # seconds and tokens timed up to the last row
+        self._since_row = (0.0, 0, 0.0)  # seconds, tokens and waiting timed up to the last row
+        self._dispatched: float | None = None  # when the first step of this attempt was
+        self.first_step_seconds: float | None = None  # until its metrics were there: tracing and compiling included
         self.shown = ''  # the last row in a few words, for the progress bar
         self.mark()
 
     def mark(self) -> None:
         """Starts a new interval of throughput."""
-        self._since_row = (self.record['seconds'], self.record['timed_tokens'])
+        self._since_row = (self.record['seconds'], self.record['timed_tokens'], self._waited())
 
     def read(self, step: int, metrics: dict[str, tuple[Any, Any]]) -> str | None:
         """Waits for a step's metrics and enters them. Returns what is wrong with the step, if it diverged."""
@@ -51,6 +55,10 @@ class Ledger:
         trouble = divergence(config.divergence, values['loss'], values['grad_norm'], record['recent_losses'])
         if trouble is not None:
             return trouble
+        if self._dispatched is not None and self.first_step_seconds is None:
+            self.first_step_seconds = now - self._dispatched
+            message = f'the first step took {self.first_step_seconds:.1f} s, compiling included'
+            self._writer.write('event', step, event='first_step', message=message, seconds=self.first_step_seconds)
         tokens = int(jax.device_get(metrics['loss'][1]))
         record['recent_losses'] = [*record['recent_losses'], values['loss']][-config.divergence.window :]
         record['tokens'] += tokens
@@ -71,12 +79,32 @@ class Ledger:
             perplexity=math.exp(min(values['loss'], 700)),
             **self.totals(),
             tokens_per_second=speed,
+            data_wait_fraction=self._wait_fraction(self._since_row),
             mfu=None if speed is None else self._mfu(speed),
         )
         self.mark()
         self.shown = f'loss {values["loss"]:.3f}' + ('' if speed is None else f', {speed:,.0f} tokens/s')
         if speed is not None and self._mfu(speed) is not None:
             self.shown += f', MFU {self._mfu(speed):.1%}'
+
+    def watch(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Passes batches on, and measures how long the host waits for each while the clock runs."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches)
+            got = time.perf_counter()
+            if self._clock is not None:
+                self.record['waited'] = self._waited() + got - asked
+            if self._dispatched is None:
+                self._dispatched = got
+            yield batch
+
+    def _waited(self) -> float:
+        return self.record.get('waited', 0.0)  # a checkpoint of an older version has none
+
+    def _wait_fraction(self, since: tuple[float, int, float]) -> float | None:
+        seconds = self.record['seconds'] - since[0]
+        return min(1.0, (self._waited() - since[2]) / seconds) if seconds > 0 else None
 
     def _speed(self) -> float | None:
         seconds = self.record['seconds'] - self._since_row[0]
@@ -88,7 +116,20 @@ class Ledger:
     def totals(self) -> dict[str, Any]:
         """Tokens, training FLOPs (by the default convention) and seconds so far."""
         tokens = self.record['tokens']
-        return {'tokens': tokens, 'flops': tokens * self._flops_per_token, 'seconds': self.record['seconds']}
+        return {
+            'tokens': tokens,
+            'flops': tokens * self._flops_per_token,
+            'flops_version': flops.VERSION,
+            'seconds': self.record['seconds'],
+        }
+
+    def timing(self) -> dict[str, float | None]:
+        """Tokens per second and share of time spent waiting for batches, of the whole run; this start's first step."""
+        return {
+            'tokens_per_second': self.mean_speed(),
+            'data_wait_fraction': self._wait_fraction((0.0, 0, 0.0)),
+            'first_step_seconds': self.first_step_seconds,
+        }
 
     def mean_speed(self) -> float | None:
         """Tokens per second over the whole run."""

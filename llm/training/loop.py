@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 from typing import Any
 
 import jax
@@ -20,17 +21,19 @@ from llm.errors import Interrupted, MachineError, UserError
 from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
+from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
+from llm.parallel.step import TrainStep
 from llm.tokenizer import Tokenizer
 from llm.training import divergence
-from llm.training.checkpoint import Checkpoints, params_sha256, with_sharding
+from llm.training.checkpoint import Checkpoints, params_sha256
 from llm.training.evaluate import Evaluator
 from llm.training.initialize import initialize, restore
 from llm.training.ledger import Ledger
-from llm.training.metrics import MetricsWriter
+from llm.training.metrics import MetricsWriter, NoWriter
 from llm.training.signals import StopSignal
 from llm.training.train_state import abstract_state
-from llm.training.train_step import hyperparameters, make_train_step
+from llm.training.train_step import hyperparameters
 from llm.workdir import Workdir
 
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95)  # of the samples along the way
@@ -65,18 +68,19 @@ def train(
     runtime.check(config)
     prepared = prepare(config, _existing_tokenizer(config, workdir))
     batches = TrainBatches(config, prepared.train)
-    mesh = mesh_lib.data_mesh(devices)
-    mesh_lib.check_divides(mesh, config.training.batch_size // config.training.accumulation, 'rows of a micro-batch')
+    mesh = mesh_lib.make_mesh(config.parallel, devices)
+    mesh_lib.check_divides(config, mesh)
     workdir.path.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(workdir.path / '.lock', timeout=0):
-            choices = runtime.choose(config, workdir, prepared.digest)
+        with FileLock(workdir.path / '.lock', timeout=0) if distributed.is_main() else contextlib.nullcontext():
+            choices = _agreed_choices(config, workdir, prepared)
             run = _Run(runtime.resolve(config, choices), workdir, prepared, batches, mesh)
             # Last, so that a start that is refused leaves nothing behind that the next one would trip over.
-            workdir.write_runtime(choices)
-            if not workdir.tokenizer_file.is_file():
-                prepared.tokenizer.save(workdir.tokenizer_file)
-            workdir.write_config(config)
+            if distributed.is_main():
+                workdir.write_runtime(choices)
+                if not workdir.tokenizer_file.is_file():
+                    prepared.tokenizer.save(workdir.tokenizer_file)
+                workdir.write_config(config)
             try:
                 return run.train(progress)
             except MachineError as error:
@@ -91,13 +95,21 @@ def train(
         ) from error
 
 
+def _agreed_choices(config: Config, workdir: Workdir, prepared: Prepared) -> dict[str, Any]:
+    """`runtime.choose` as process 0 did, for all."""
+    choices = distributed.agree(runtime.choose(config, workdir, prepared.digest) if distributed.is_main() else None)
+    if distributed.any_process(prepared.digest != choices['data']):
+        raise UserError('the corpora differ between processes; give every host the same files')
+    return choices
+
+
 def _check_stored(config: Config, workdir: Workdir) -> None:
     """Refuses to go on with another config than the workdir's."""
     if not (workdir.path / 'config.json').is_file():
         if workdir.checkpoints.exists():
             raise UserError(f'{workdir.path} has checkpoints but no config.json; restore it, or use another workdir')
         return
-    differences = config_json.difference(workdir.config(), config, ignore=('run_length', 'logging'))
+    differences = config_json.difference(workdir.config(), config, ignore=('run_length', 'logging', 'placement'))
     if differences:
         shown = ', '.join(f'{name} was {a!r} and is now {b!r}' for name, (a, b) in differences.items())
         raise UserError(f'{workdir.path} holds a run with another config: {shown}; use another workdir')
@@ -115,26 +127,27 @@ class _Run:
 
     def __init__(self, config: Config, workdir: Workdir, prepared: Prepared, batches: TrainBatches, mesh):
         self.config, self.workdir, self.prepared, self.batches, self.mesh = config, workdir, prepared, batches, mesh
-        sharding = mesh_lib.replicated(mesh)
         self.checkpoints = Checkpoints(workdir)
-        self.abstract = with_sharding(abstract_state(config), sharding)
-        self.state, record, self.origin = initialize(config, self.checkpoints, self.abstract)
+        abstract = abstract_state(config)
+        self.placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
+        self.state, record, self.origin = initialize(config, self.checkpoints, self.placed)
         self.step = int(self.state.step)
         if self.step > config.training.steps:
             raise UserError(
                 f'{workdir.path} is at step {self.step}, past training.steps {config.training.steps}; ask for more, or '
                 'use another workdir'
             )
-        if workdir.repair_metrics():
-            logging.warning('cut a torn last line off %s', workdir.metrics_file)
-        self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
+        self.writer = NoWriter()
+        if distributed.is_main():
+            if workdir.repair_metrics():
+                logging.warning('cut a torn last line off %s', workdir.metrics_file)
+            self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
         self.ledger = Ledger(config, self.writer, record, mesh.size)
         self.evaluator = Evaluator(config, prepared.tokenizer, prepared.held_out, mesh)
-        self.hyper = jax.device_put(hyperparameters(config), sharding)
-        self.train_step = jax.jit(make_train_step(config, config.log.per_layer), donate_argnums=0)
-        self.rows = mesh_lib.local_rows(mesh, config.training.batch_size)
+        self.hyper = jax.device_put(hyperparameters(config), mesh_lib.replicated(mesh))
+        self.train_step = TrainStep(config, mesh, self.placed)
         self.facts = {
-            'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.abstract.params)),
+            'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.placed.params)),
             'data': prepared.statistics,
             'config_hash': config_json.config_hash(config),
             'identity_hash': config_json.identity_hash(config),
@@ -155,11 +168,11 @@ class _Run:
         with StopSignal() as stop, bar:
             pending = None  # the step whose metrics are on their way
             while self.step < total:
-                self.state, metrics = self.train_step(self.state, self._place(next(stream)), self.hyper)
+                self.state, metrics = self.train_step(self.state, self.train_step.place(next(stream)), self.hyper)
                 self.step += 1
                 ready, pending = pending, (self.step, metrics)
                 lost = self._read(ready)
-                stopping = stop.signal is not None
+                stopping = self._stopping(stop)
                 evaluating = self.step % self.config.evaluation.every == 0 or self.step == total
                 saving = self.step % self.config.checkpoint.every == 0 or self.step == total or stopping
                 if lost is None and (evaluating or saving):
@@ -179,9 +192,10 @@ class _Run:
                         self._save()
                     if stopping and self.step < total:
                         self.checkpoints.finish(self.config.checkpoint)
-                        message = f'stopped by signal {stop.signal} at step {self.step}; the same command goes on'
+                        number = stop.signal or signal.SIGTERM  # another process's
+                        message = f'stopped by signal {number} at step {self.step}; the same command goes on'
                         self.write_summary('interrupted', message)
-                        raise Interrupted(stop.signal)
+                        raise Interrupted(number)
                     self.ledger.resume()
         self.checkpoints.finish(self.config.checkpoint)
         if 'held_out' not in self.facts:
@@ -193,10 +207,14 @@ class _Run:
         self.checkpoints.close()
 
     def _stream(self):
-        return self.batches.iterate(self.step, self.ledger.record['skipped'], self.rows)
+        batches = self.batches.iterate(self.step, self.ledger.record['skipped'], self.train_step.local_rows)
+        return self.ledger.watch(batches)
 
-    def _place(self, batch):
-        return mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+    def _stopping(self, stop: StopSignal) -> bool:
+        """Whether to stop after this step. Several processes ask each other at the steps that are logged only."""
+        if jax.process_count() > 1 and self.step % self.config.log.every:
+            return False
+        return distributed.any_process(stop.signal is not None)
 
     def _read(self, pending) -> tuple[int, str] | None:
         """Enters a step's metrics. Returns the step and the reason if the run is lost there."""
@@ -216,7 +234,7 @@ class _Run:
         self.writer.write('evaluation', self.step, **measured)
         if last:
             self.facts['held_out'] = measured | {'documents': self.prepared.statistics['held_out']['documents']}
-        if self.config.evaluation.sample_tokens:
+        if self.config.evaluation.sample_tokens and jax.process_count() == 1:  # the decoder serves one process
             prompt = self.config.evaluation.sample_prompt
             generator = Generator(Transformer(self.config.model), self.state.params, self.prepared.tokenizer)
             limit = self.config.evaluation.sample_tokens
@@ -227,7 +245,9 @@ class _Run:
     def _save(self) -> None:
         state = self.state
         if jax.default_backend() == 'cpu':
-            state = jax.tree.map(jnp.copy, state)  # the next step takes this memory while it is still being written
+            state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(
+                state
+            )  # the next step takes this memory while it is still being written
         record = json.loads(json.dumps(self.ledger.record | {'config': config_json.to_dict(self.config)}))
         self.checkpoints.save(self.step, state, record, self.config.checkpoint)
         self.writer.sync()
@@ -253,8 +273,9 @@ class _Run:
             'rollbacks': [*record['rollbacks'], [lost_at, good]],
         }
         self.ledger.record = self.checkpoints.record(good) | changed
-        self.checkpoints.write_record(good, self.ledger.record)
-        self.state = restore(self.checkpoints, good, self.abstract)
+        if distributed.is_main():
+            self.checkpoints.write_record(good, self.ledger.record)
+        self.state = restore(self.checkpoints, good, self.placed)
         self.step = good
         self.ledger.pause()
         self.ledger.mark()
@@ -264,14 +285,17 @@ class _Run:
 
     def _diagnose(self, lost_at: int) -> str:
         """Replays from the last good checkpoint up to the lost step, and looks at what it was about to do."""
+        if jax.process_count() > 1:
+            return 'start it again on one process, which can look at the lost step'
         self.step = self.checkpoints.newest_good(lost_at - 1)
         if self.step is None:
             return 'no checkpoint verifies, so the step cannot be replayed'
-        state = restore(self.checkpoints, self.step, self.abstract)
+        state = restore(self.checkpoints, self.step, self.placed)
         for batch in self._stream():
             if self.step == lost_at - 1:
-                return divergence.diagnose(self.config, state.params, self._place(batch))
-            state, _ = self.train_step(state, self._place(batch), self.hyper)
+                rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+                return divergence.diagnose(self.config, state.params, rows)
+            state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)
             self.step += 1
 
     def _note(self, event: str, message: str) -> None:
@@ -279,8 +303,8 @@ class _Run:
         logging.info('%s', message)
 
     def write_summary(self, status: str, message: str, **more: Any) -> dict[str, Any]:
-        speed = {'tokens_per_second': self.ledger.mean_speed()}
         standing = {'status': status, 'step': self.step, 'message': message}
-        summary = standing | self.facts | self.ledger.totals() | speed | more
-        self.workdir.write_summary(summary)
+        summary = standing | self.facts | self.ledger.totals() | self.ledger.timing() | more
+        if distributed.is_main():
+            self.workdir.write_summary(summary)
         return summary

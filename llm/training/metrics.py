@@ -63,6 +63,16 @@ class MetricsWriter:
             self._events.close()
 
 
+class NoWriter:
+    """Takes the place of `MetricsWriter` in the processes that leave writing to the first."""
+
+    def write(self, kind: str, step: int, **values: Any) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

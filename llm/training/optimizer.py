@@ -66,7 +66,7 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
     def descend(peak):
         return optax.scale_by_schedule(lambda count: -peak * learning_rate_factor(config.schedule, count + 1))
 
-    chain = [optax.clip_by_global_norm(hyper['clip_norm'])] if 'clip_norm' in hyper else []
+    chain = [_clip_by_global_norm(hyper['clip_norm'])] if 'clip_norm' in hyper else []
     if isinstance(config.optimizer, Muon):
         adam = optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'])
         parts = {
@@ -90,6 +90,18 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
         SGD: lambda: optax.trace(decay=hyper['momentum']),
     }[type(config.optimizer)]()
     return optax.chain(*chain, preconditioner, decayed, descend(hyper['learning_rate']))
+
+
+def _clip_by_global_norm(limit: Array) -> optax.GradientTransformation:
+    """optax's, which fails where gradients are not of the limit's type."""
+
+    def update(gradients, state, params=None):
+        norm = optax.global_norm(gradients)
+        cast = lambda number, g: number.astype(g.dtype)
+        clip = lambda g: jnp.where(norm < limit, g, g / cast(norm, g) * cast(limit, g))
+        return jax.tree.map(clip, gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _each_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from llm.config import Config
 from llm.model import Transformer
 from llm.objectives import next_token
+from llm.parallel.axes import constrain
 from llm.training.optimizer import hyperparameters as optimizer_hyperparameters
 from llm.training.optimizer import make_optimizer
 from llm.training.schedule import learning_rate_factor
@@ -27,12 +28,13 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     }
 
 
-def make_train_step(config: Config, per_layer: bool = False):
-    """Builds the pure step `(state, batch, hyper) -> (state, metrics)`.
+def make_train_step(config: Config, per_layer: bool = False, axis: str | None = None):
+    """Builds the pure step `(state, batch, hyper) -> (state, metrics)`; `llm.parallel.step` compiles it for devices.
 
     Args:
         config: the run's.
         per_layer: also report the norm of gradient, update and parameter of every tensor (per layer, where stacked).
+        axis: name of the axis over which `pmap` runs copies of the step, each with its part of the rows.
 
     Returns:
         The step. `batch` is a dictionary of (batch, length) arrays; metrics are (sum, weight) pairs: `loss`,
@@ -46,7 +48,9 @@ def make_train_step(config: Config, per_layer: bool = False):
         rng = None
         if config.model.dropout > 0:
             rng = jax.random.fold_in(jax.random.key(hyper['seed']), state.step)
-        gradients, weight, metrics = _summed_gradients(loss, state.params, batch, rng, config.training.accumulation)
+        batch = batch | {'example_ids': _example_ids(batch, axis)}
+        sums = _summed_gradients(loss, state.params, batch, rng, config.training.accumulation)
+        gradients, weight, metrics = sums if axis is None else jax.lax.psum(sums, axis)
         gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -70,9 +74,15 @@ def make_train_step(config: Config, per_layer: bool = False):
     return step
 
 
+def _example_ids(batch, axis):
+    """Which row of the global batch each row here is."""
+    rows = batch['inputs'].shape[0]
+    first = 0 if axis is None else jax.lax.axis_index(axis) * rows
+    return first + jnp.arange(rows, dtype=jnp.int32)
+
+
 def _summed_gradients(loss, params, batch, rng, accumulation):
     """Sums of gradients, weights and metrics over the micro-batches."""
-    batch = batch | {'example_ids': jnp.arange(batch['inputs'].shape[0], dtype=jnp.int32)}
 
     def of(micro_batch):
         def summed(params):
@@ -87,6 +97,9 @@ def _summed_gradients(loss, params, batch, rng, accumulation):
     # Every accumulation-th row, so that each device's rows stay where they are.
     split = lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
     micro_batches = jax.tree.map(split, batch)
+    micro_batches = {
+        name: constrain(x, None, 'batch', *('length',) * (x.ndim - 2)) for name, x in micro_batches.items()
+    }
     shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], micro_batches))
     start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     add = lambda total, micro_batch: (jax.tree.map(jnp.add, total, of(micro_batch)), None)

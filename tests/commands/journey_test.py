@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -47,6 +48,9 @@ def test_a_run_leaves_what_the_docs_say(home):
     page = (home / 'run' / 'report.html').read_text()
     summary = json.loads((home / 'run' / 'summary.json').read_text())
     assert f'{summary["held_out"]["bits_per_byte"]:.3f}' in page and 'gzip -9' in page
+    chosen = json.loads((home / 'run' / 'runtime.json').read_text())['attention_backend']
+    assert summary['attention_backend'] == chosen
+    assert re.search(f'attention backend.{{0,40}}{chosen}', page, re.DOTALL)
 
 
 def test_evaluate_ends_with_one_json_object(home, capsys):

@@ -105,6 +105,18 @@ def test_shapes_and_dtypes(make_store, configure):
     assert {values.shape for values in batch.values()} == {(3, LENGTH)}
 
 
+def test_without_document_masking_a_row_is_one_sequence(make_store, configure):
+    """No segment ids and no positions; all else as with it."""
+    stores = [make_store(0), make_store(1)]
+    masked, plain = (TrainBatches(configure({'document_masking': on}), stores) for on in (True, False))
+    held_out = lambda on: list(held_out_windows(stores[0], LENGTH, on, 5))
+    for with_ids, without in [(masked.batch(0), plain.batch(0)), *zip(held_out(True), held_out(False))]:
+        assert with_ids.keys() - without.keys() == {'segment_ids', 'positions'}
+        assert_equal(without, {name: with_ids[name] for name in without})
+    real = np.concatenate([batch['segment_ids'] > 0 for batch in held_out(True)])
+    assert (real[:, :-1] >= real[:, 1:]).all(), 'padding is on the right, or a causal row could see it'
+
+
 def test_a_batch_depends_on_config_and_index_alone(make_store, configure):
     stores = [make_store(0), make_store(1)]
     first, second = (TrainBatches(configure(), stores) for _ in range(2))

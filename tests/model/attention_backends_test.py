@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.testing as npt
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from llm.config import ModelConfig
+from llm.config import ModelConfig, ParallelConfig
 from llm.model import KVCache, Transformer, attention_backends, attention_cudnn, attention_reference, attention_splash
+from llm.parallel.mesh import make_mesh
 
 SMALL = ModelConfig(
     vocab_size=13, context_length=16, num_layers=2, width=32, num_heads=4, num_kv_heads=2, compute_dtype='bfloat16'
@@ -274,7 +275,7 @@ def cudnn_elsewhere(monkeypatch):
 
     def instead(*args, implementation, **settings):
         assert implementation == 'cudnn'
-        calls.append(settings)
+        calls.append(settings | {'shape': args[0].shape})
         return attention(*args, implementation='xla', **settings)
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', instead)
@@ -301,13 +302,17 @@ def test_cudnn_refuses_a_soft_cap():
 
 @pytest.mark.parametrize('segmented, kernel', [(False, 'fmhaSoftmax'), (True, 'fmhaScaleBiasSoftmax')])
 @pytest.mark.parametrize('window', [None, 4])
-def test_the_cudnn_kernels_are_in_the_program_for_cuda(monkeypatch, segmented, kernel, window):
+@pytest.mark.parametrize('meshed', [False, True])
+def test_the_cudnn_kernels_are_in_the_program_for_cuda(monkeypatch, segmented, kernel, window, meshed):
     """A GPU is not needed to lower for one. One forward and one backward kernel, for all layers are scanned."""
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91000)
     monkeypatch.setattr(attention_backends, 'running', lambda model: 'cudnn')
-    program = lowered(changed(windows=(window,)), 'cuda', segmented)
+    mesh = make_mesh(ParallelConfig(tensor=2 if meshed else 1), jax.devices()[: 4 if meshed else 1])
+    with jax.set_mesh(mesh):
+        program = lowered(changed(windows=(window,)), 'cuda', segmented)
+    assert ('manual_computation' in program) == meshed
     assert sorted(re.findall(r'__cudnn\$(\w+)', program)) == [kernel, f'{kernel}Backward']
     in_kernel = 0 if window is None or segmented else window
     assert set(re.findall(r'sliding_window_length\W+22:? (\d+)', program)) == {str(in_kernel)}
@@ -359,20 +364,22 @@ def test_splash_equals_the_reference(kv_heads, segmented, settings):
     assert_same(splash, arrays, segment_ids if segmented else None, **settings)
 
 
-@pytest.mark.parametrize('kv_heads', [2, 1])
-def test_splash_on_a_mesh_equals_the_reference(kv_heads):
-    """Rows over two axes, heads over a third, which divides the key heads or not."""
-    arrays, segment_ids = inputs(batch=4, heads=2, kv_heads=kv_heads, length=20)
-    mesh = jax.make_mesh((2, 2, 2), ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3)
-    rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+@pytest.mark.parametrize('backend', ['splash', 'cudnn'])
+def test_on_a_mesh_each_device_has_its_rows_and_heads(cudnn_elsewhere, backend):
+    """Rows over two axes, heads over a third."""
+    arrays, segment_ids = inputs(batch=4, heads=4, kv_heads=2, length=20)
+    mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
         arrays, segment_ids = jax.device_put((arrays, segment_ids), rows)
-        assert_same(splash, arrays, segment_ids, window=7)
+        attend = splash if backend == 'splash' else attention_cudnn.attend
+        assert_same(attend, arrays, segment_ids, window=7)
+    assert all(call['shape'] == (1, 20, 2, 8) for call in cudnn_elsewhere), 'one row and two heads on each device'
 
 
 def test_splash_inside_a_mesh_that_is_cut_up_already():
     arrays, segment_ids = inputs(batch=2, heads=2, length=20)
-    mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = make_mesh(ParallelConfig(), jax.devices()[:2])
     settings = {'window': None, 'scale': 0.3, 'softcap': None, 'dtype': jnp.dtype('float32')}
     attend = lambda *x: splash(*x[:3], segment_ids=x[3], **settings)
     row = PartitionSpec('data')
@@ -387,11 +394,11 @@ def test_splash_inside_a_mesh_that_is_cut_up_already():
 def test_the_splash_kernels_are_in_the_program_for_tpus(monkeypatch, values, meshed):
     """One kernel forward and two backward, for all layers are scanned; on a mesh, each device's rows alone."""
     monkeypatch.setattr(attention_backends, 'running', lambda model: 'splash')
-    mesh = jax.make_mesh((2, 2), ('data', 'tensor'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
-    with jax.set_mesh(mesh if meshed else jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))):
+    mesh = make_mesh(ParallelConfig(tensor=2 if meshed else 1), jax.devices()[: 4 if meshed else 1])
+    with jax.set_mesh(mesh):
         program = lowered(changed(**values), 'tpu', segmented=True)
     assert len(re.findall('tpu_custom_call', program)) == 3
-    assert ('shard_map' in program or 'manual_computation' in program) == meshed
+    assert ('manual_computation' in program) == meshed
 
 
 def test_remat_of_a_block_with_splash_keeps_its_kernels(monkeypatch):

@@ -184,6 +184,23 @@ def test_a_target_of_weight_zero_has_no_influence_at_all(config):
     )
 
 
+@pytest.mark.parametrize('position', ['rope', 'learned', 'alibi'])
+def test_padding_on_the_right_needs_no_segment_ids(position):
+    """Batches without document masking: the same loss and gradient as with one segment and its padding spelt out."""
+    model = dataclasses.replace(SMALL, position=position)
+    real = jnp.arange(LENGTH)[None, :] < jnp.asarray([[LENGTH], [LENGTH - 3], [1]])[:ROWS]
+    spelt = random_batch(weights=real)
+    spelt |= {'segment_ids': real.astype(jnp.int32), 'positions': jnp.where(real, spelt['positions'], 0)}
+    plain = {name: spelt[name] for name in ('inputs', 'targets', 'loss_weights')}
+    expected, (weight, _), gradient = value_and_gradient(NextToken(), model, random_params(model), spelt)
+    actual, (same_weight, _), same_gradient = value_and_gradient(NextToken(), model, random_params(model), plain)
+    assert float(weight) == float(same_weight) == int(real.sum())
+    npt.assert_allclose(actual, expected, rtol=1e-6)
+    jax.tree.map(functools.partial(npt.assert_allclose, rtol=1e-4, atol=1e-4), same_gradient, gradient)
+    other = plain | {'segment_ids': spelt['segment_ids'].at[0, 2:].add(1)}  # two documents are another matter
+    assert abs(float(value_and_gradient(NextToken(), model, random_params(model), other)[0] - expected)) > 1e-3
+
+
 def test_accuracy_counts_right_guesses_of_weight_one():
     params, batch = random_params(SMALL), random_batch()
     segments, positions = batch['segment_ids'], batch['positions']

@@ -64,6 +64,8 @@ def test_the_diagnosis_names_the_first_thing_that_is_not_finite(tiny):
     params = jax.jit(lambda: create_state(tiny, 0))().params
     batch = jax.tree.map(jnp.asarray, TrainBatches(tiny, prepare(tiny).train).batch(0))
     assert 'everything is finite' in diagnose(tiny, params, batch)
+    whole_rows = {name: batch[name] for name in ('inputs', 'targets', 'loss_weights')}  # without document masking
+    assert 'everything is finite' in diagnose(tiny, params, whole_rows)
     spoiled = spoil(params, 'blocks', 'feed_forward', 'up', 'kernel', layer=1)
     assert diagnose(tiny, spoiled, batch) == 'parameter blocks/feed_forward/up/kernel of layer 1 is not finite'
     huge = jax.tree.map(jnp.array, params)

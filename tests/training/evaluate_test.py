@@ -1,5 +1,6 @@
 """Bits per byte as the design pins them, whatever the batch."""
 
+import dataclasses
 import itertools
 import math
 
@@ -7,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from llm.config import ParallelConfig
+from llm.data.batches import held_out_windows
 from llm.data.prepare import prepare
 from llm.errors import UserError
 from llm.model import Transformer
 from llm.parallel import mesh as mesh_lib
+from llm.training import evaluate
 from llm.training.checkpoint import load_params
 from llm.training.evaluate import Evaluator, evaluate_checkpoint
 from llm.workdir import Workdir
@@ -59,11 +63,32 @@ def test_the_number_of_devices_does_not_show(finished, tiny):
     prepared, (_, params) = prepare(tiny), load_params(Workdir(finished[0]))
     results = []
     for devices in (1, 8):
-        mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+        mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:devices])
         evaluator = Evaluator(tiny, prepared.tokenizer, prepared.held_out, mesh)
         results.append(evaluator.measure(jax.device_put(params, mesh_lib.replicated(mesh))))
     assert results[0]['tokens'] == results[1]['tokens']
     assert results[0]['loss'] == pytest.approx(results[1]['loss'], rel=1e-6)
+
+
+def test_without_document_masking_a_window_is_one_sequence(finished, tiny, monkeypatch):
+    """The measured loss is that of batches that spell out one segment; of the documents apart it is another."""
+    prepared, (_, params) = prepare(tiny), load_params(Workdir(finished[0]))
+    mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:1])
+
+    def measure(document_masking):
+        config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, document_masking=document_masking))
+        return Evaluator(config, prepared.tokenizer, prepared.held_out, mesh).measure(params)
+
+    def spelt_out(*args):
+        for batch in held_out_windows(*args):
+            steps = np.broadcast_to(np.arange(batch['inputs'].shape[1], dtype=np.int32), batch['inputs'].shape)
+            yield batch | {'segment_ids': np.ones_like(batch['inputs']), 'positions': steps}
+
+    plain, apart = measure(False), measure(True)
+    monkeypatch.setattr(evaluate, 'held_out_windows', spelt_out)
+    assert plain['loss'] == pytest.approx(measure(False)['loss'], rel=1e-6)
+    assert plain['loss'] != pytest.approx(apart['loss'], rel=1e-6)
+    assert (plain['tokens'], plain['bytes']) == (apart['tokens'], apart['bytes'])
 
 
 def test_a_stride_gives_context_and_still_counts_each_token_once(finished):

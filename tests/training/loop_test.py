@@ -20,6 +20,7 @@ from llm.config import InitFromConfig
 from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import Interrupted, MachineError, UserError
+from llm.parallel import step as parallel_step
 from llm.training import loop
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import Ledger
@@ -339,7 +340,7 @@ def test_two_processes_cannot_train_in_one_workdir(tiny, one_device, tmp_path):
 
 
 def test_rows_must_divide_over_devices(tiny, tmp_path):
-    with pytest.raises(UserError, match='multiple of the number of devices'):
+    with pytest.raises(UserError, match='multiple of the 4 devices'):
         train(change(tiny, 'training', batch_size=6), tmp_path / 'run', progress=False, devices=jax.devices()[:4])
 
 
@@ -376,13 +377,13 @@ def test_another_shape_cannot_be_started_from(finished, tiny, one_device, tmp_pa
 def test_compiles_once(tiny, one_device, tmp_path, monkeypatch):
     """No step after the first traces the train step again."""
     traces = []
-    make = loop.make_train_step
+    make = parallel_step.make_train_step
 
     def counting(*args):
         step = make(*args)
         return lambda *inputs: traces.append(1) or step(*inputs)
 
-    monkeypatch.setattr(loop, 'make_train_step', counting)
+    monkeypatch.setattr(parallel_step, 'make_train_step', counting)
     train(tiny, tmp_path / 'run', progress=False, devices=one_device)
     assert len(traces) == 1
 

@@ -1,0 +1,143 @@
+"""Memory of one training step on one device: predicted from its trace, and as the compiler lays it out."""
+
+import contextlib
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from llm.analysis.liveness import Stay, temporaries
+from llm.analysis.partition import Partition
+from llm.analysis.program import from_jaxpr
+from llm.config import Config
+from llm.parallel import mesh as mesh_lib
+from llm.parallel.step import TrainStep
+from llm.training.train_state import TrainState, abstract_state
+from llm.training.train_step import hyperparameters, make_train_step
+from llm.tree import named_leaves
+
+POINTER = 8  # bytes in the table of outputs that XLA returns
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Bytes on one device, in the terms of the compiler's `memory_analysis`.
+
+    Attributes:
+        arguments: the state, the batch and the numbers of the step.
+        outputs: the new state and the metrics.
+        donated: of the outputs, what takes the place of arguments.
+        temporaries: everything else while the step runs.
+    """
+
+    arguments: int
+    outputs: int
+    donated: int
+    temporaries: int
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.outputs - self.donated + self.temporaries
+
+    def to_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self) | {'peak': self.peak}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The shapes that a training step is traced with, on a mesh or (None) on one device."""
+
+    config: Config
+    mesh: Mesh | None
+    state: TrainState
+    batch: dict[str, Any]
+    hyper: dict[str, Any]
+
+
+def abstract_step(config: Config, mesh: Mesh | None = None) -> Step:
+    """Shapes of all a step takes, with their shardings on the mesh."""
+    state = abstract_state(config)
+    batch = abstract_batch(config)
+    hyper = jax.eval_shape(lambda: hyperparameters(config))
+    if mesh is not None:
+        put = lambda sharding: lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        state = mesh_lib.with_shardings(mesh, state, state.params)
+        batch = jax.tree.map(put(mesh_lib.batch_sharding(mesh)), batch)
+        hyper = jax.tree.map(put(mesh_lib.replicated(mesh)), hyper)
+    return Step(config, mesh, state, batch, hyper)
+
+
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch; see `llm.data.batches`."""
+    kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
+    if config.data.document_masking:
+        kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
+    shape = (config.training.batch_size, config.data.sequence_length)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for name, kind in kinds.items()}
+
+
+def predict(step: Step) -> tuple[StepMemory, list[Stay]]:
+    """Predicts a step's memory without compiling it.
+
+    Arguments and outputs are exact; temporaries follow from when each array of the traced step exists
+    (`llm.analysis.liveness`).
+
+    Returns:
+        The sizes, and the temporary arrays that exist at the worst moment, largest first.
+    """
+    given = (step.state, step.batch, step.hyper)
+    with contextlib.nullcontext() if step.mesh is None else jax.set_mesh(step.mesh):
+        jaxpr, made = jax.make_jaxpr(make_train_step(step.config), return_shape=True)(*given)
+    program = from_jaxpr(jaxpr)
+    leaves = jax.tree.leaves(step.state)
+    donated = range(len(leaves))
+    size = lambda result: result.bytes
+    if step.mesh is not None:
+        inputs = [leaf.sharding.spec for leaf in jax.tree.leaves(given)]
+        metrics = [PartitionSpec()] * (len(program.outputs) - len(leaves))
+        size = Partition(program, step.mesh, inputs, [leaf.sharding.spec for leaf in leaves] + metrics)
+    found = temporaries(program, donated, size, jax.default_backend() == 'cpu')
+    used = program.used_inputs()
+    memory = StepMemory(
+        arguments=sum(held(leaf) for leaf, read in zip(jax.tree.leaves(given), used) if read),
+        outputs=sum(map(held, leaves + jax.tree.leaves(made[1]))) + POINTER * len(program.outputs),
+        donated=sum(held(leaf) for leaf, read in zip(leaves, used) if read),
+        temporaries=found.bytes,
+    )
+    return memory, found.worst
+
+
+def compiled(step: Step) -> StepMemory:
+    """Compiles a step and asks the compiler; nothing is run or allocated."""
+    given = (step.state, step.batch, step.hyper)
+    if step.mesh is None:
+        program = jax.jit(make_train_step(step.config), donate_argnums=0).lower(*given).compile()
+    else:
+        program = TrainStep(step.config, step.mesh, step.state).lower(*given).compile()
+    found = program.memory_analysis()
+    return StepMemory(
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes,
+        found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+    )
+
+
+def held(leaf: Any) -> int:
+    """Bytes of an array on one device."""
+    sharding = getattr(leaf, 'sharding', None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize
+
+
+def parameter_rows(step: Step) -> list[dict[str, Any]]:
+    """Name, shape, axes of the mesh along each axis, and bytes per device of every parameter."""
+    rows = []
+    for name, leaf in named_leaves(step.state.params):
+        spec = tuple(leaf.sharding.spec) if step.mesh is not None else ()
+        spec = [list(names) if isinstance(names, tuple) else names for names in spec]
+        rows.append({'parameter': name, 'shape': list(leaf.shape), 'sharding': spec, 'bytes_per_device': held(leaf)})
+    return rows

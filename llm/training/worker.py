@@ -1,0 +1,79 @@
+"""One process of a run on several: `python -m llm.training.worker FILE`, started by `llm.parallel.launch` alone.
+
+FILE is JSON: the config, the workdir, whether to draw a progress bar, and this process's place among the others.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+from llm import config_json, runtime
+from llm.command_line import guarded
+from llm.config import Config
+from llm.errors import MachineError
+from llm.parallel.launch import Distributed, join
+from llm.workdir import Workdir
+
+
+def command(
+    config: Config, workdir: pathlib.Path, progress: bool, place: Distributed, alone_on_host: bool, folder: pathlib.Path
+) -> list[str]:
+    """The command that starts a process, whose file is written into `folder`."""
+    file = folder / f'process-{place.process_id}.json'
+    job = {
+        'config': config_json.to_json(config),
+        'workdir': str(workdir),
+        'progress': progress,
+        'place': vars(place),
+        'alone_on_host': alone_on_host,
+    }
+    file.write_text(json.dumps(job))
+    return [sys.executable, '-m', 'llm.training.worker', str(file)]
+
+
+def main(file: str) -> None:
+    """Trains as one of several processes.
+
+    Raises:
+        MachineError: if another process is lost, as far as this one can still tell.
+    """
+    job = json.loads(pathlib.Path(file).read_text())
+    workdir = Workdir(job['workdir'])
+    runtime.prepare_host(workdir)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import jax
+    from absl import logging
+
+    join(Distributed(**job['place']), job['alone_on_host'])
+    first = jax.process_index() == 0
+    if not first:
+        logging.set_verbosity(logging.ERROR)
+    from llm.training.loop import train
+
+    try:
+        train(config_json.from_json(job['config']), workdir.path, progress=job['progress'] and first)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).split('\n')[0][:200]
+        raise MachineError(
+            f'another process of this run is lost ({reason}); the same command goes on from the last checkpoint'
+        ) from error
+    if first:
+        first_on_this_host(pathlib.Path(file).parent).touch()
+
+
+def first_on_this_host(folder: pathlib.Path) -> pathlib.Path:
+    """A file that appears in the folder of `command` if process 0 was one of those, and is done."""
+    return folder / 'process-0-is-done'
+
+
+def _end_with_parent() -> None:
+    """Asks this process to save and stop when the one that started it is gone: its end of the pipe closes."""
+    os.read(0, 1)  # not through sys.stdin, whose lock would be held when Python ends
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(lambda: main(sys.argv[1]), debug=False))
