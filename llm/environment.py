@@ -1,11 +1,13 @@
 """What a run runs on: versions, hardware, the code's own version. Written down so that a number can be traced."""
 
+import ctypes
 import functools
 import hashlib
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 
 PACKAGE = pathlib.Path(__file__).parent
 
@@ -66,3 +68,23 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep the memory that is freed, for the life of the process; elsewhere nothing happens.
+
+    A compiled step on a CPU asks for its scratch memory anew at every call, hundreds of megabytes that glibc would map
+    and give back each time: a page fault per 4 KiB, measured at 12 to 18% of a small model's step. The process holds up
+    to half as much memory again. Nothing happens once jax is imported, either: its threads have their arenas by then.
+    """
+    if 'jax' in sys.modules:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library or system
+        return
+    arenas, mapped_chunks, trim_above, grow_by = -8, -4, -1, -2  # malloc.h
+    mallopt(arenas, 1)
+    mallopt(mapped_chunks, 0)
+    mallopt(trim_above, 2**31 - 1)
+    mallopt(grow_by, 2**26)

@@ -8,7 +8,7 @@ import time
 from absl import logging
 
 from llm.config import Config, ModelConfig
-from llm.environment import code_version, processors
+from llm.environment import code_version, keep_memory, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
 
@@ -16,7 +16,7 @@ GAIN = 1.2  # bfloat16 is chosen where it multiplies this much faster than float
 
 
 def prepare_host(workdir: Workdir | None = None) -> None:
-    """Fixes the number of host threads and switches the cache of compiled programs on.
+    """Fixes the number of host threads, keeps freed memory and switches the cache of compiled programs on.
 
     XLA reads the thread count when jax is first imported, and how a sum is cut over threads shows in its last bits; so
     a run that resumes takes the number it was started with.
@@ -24,6 +24,7 @@ def prepare_host(workdir: Workdir | None = None) -> None:
     stored = workdir.runtime() if workdir is not None else {}
     os.environ.setdefault('NPROC', str(stored.get('host_threads', processors())))
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ notes, unless asked for
+    keep_memory()
     import jax
 
     from llm import cache

@@ -3,7 +3,8 @@
 Runs in an environment of its own (requirements-pytorch.txt) as a child process. It reads one command per line from
 standard input and answers each with one line of JSON:
 
-    time N     N training steps; answers {"seconds": wall, "cpu_seconds": processor time of all threads, "loss": last}
+    time N     N training steps; answers {"seconds": [wall of each], "cpu_seconds": processor time of all threads,
+               "loss": last}
     load PATH  takes the parameters from an .npz file written by the other side, with a fresh optimizer
     losses N   N training steps; answers {"losses": [...]}
 
@@ -97,11 +98,12 @@ class Side:
         return loss.detach()
 
     def time(self, steps: int) -> dict:
-        start, cpu = time.perf_counter(), time.process_time()
+        seconds, cpu = [], time.process_time()
         for _ in range(steps):
-            loss = self.step()
-        loss = loss.item()
-        return {'seconds': time.perf_counter() - start, 'cpu_seconds': time.process_time() - cpu, 'loss': loss}
+            start = time.perf_counter()
+            loss = self.step().item()
+            seconds.append(time.perf_counter() - start)
+        return {'seconds': seconds, 'cpu_seconds': time.process_time() - cpu, 'loss': loss}
 
     def load(self, path: str) -> dict:
         stored = np.load(path)

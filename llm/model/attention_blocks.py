@@ -164,10 +164,8 @@ def _allowed(plan, queries, keys, segment_ids, group, transposed=False):
     mask = jnp.asarray(np.tile(mask, (group, 1)).T if transposed else np.tile(mask, (group, 1)))[None]
     if segment_ids is None:
         return mask
-    of_query, of_key = (
-        jnp.tile(segment_ids[:, queries[0] : queries[-1] + 1], (1, group)),
-        segment_ids[:, keys[0] : keys[-1] + 1],
-    )
+    of_query = jnp.tile(segment_ids[:, queries[0] : queries[-1] + 1], (1, group))
+    of_key = segment_ids[:, keys[0] : keys[-1] + 1]
     same = of_key[:, :, None] == of_query[:, None, :] if transposed else of_query[:, :, None] == of_key[:, None, :]
     return mask & same
 

@@ -32,9 +32,10 @@ def unrolled_layers(config: ModelConfig) -> int:
     """Layers in one turn of the loop: on a CPU, up to `UNROLLED`, all.
 
     A loop stacks what the backward pass needs, and a CPU spends a third of the step moving it; without a loop the
-    program is longer to compile.
+    program is longer to compile, and the compiler finds that what remat computes again is there already, and keeps it.
     """
-    return config.num_layers if row_major_products() and config.num_layers <= UNROLLED else 1
+    shallow = config.num_layers <= UNROLLED and config.remat == 'none'
+    return config.num_layers if shallow and row_major_products() else 1
 
 
 class Output(NamedTuple):
