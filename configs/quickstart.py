@@ -28,7 +28,6 @@ def get_config() -> Config:
             activation='relu2',
             qk_norm=True,
             embedding_norm=True,
-            remat='full',  # on a CPU, multiplying again is cheaper than moving what was saved
             compute_dtype='auto',
         ),
         data=DataConfig(sequence_length=256),

@@ -70,6 +70,17 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def prepare_process(threads: int | None = None) -> None:
+    """What has to be settled before jax is imported: the number of host threads, C++ notes off, freed memory kept.
+
+    Args:
+        threads: for XLA to compute with; None is one per core. NPROC in the environment goes before.
+    """
+    os.environ.setdefault('NPROC', str(threads or processors()))
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # unless asked for
+    keep_memory()
+
+
 def keep_memory() -> None:
     """Tells glibc to keep the memory that is freed, for the life of the process; elsewhere nothing happens.
 

@@ -8,7 +8,7 @@ import time
 from absl import logging
 
 from llm.config import Config, ModelConfig
-from llm.environment import code_version, keep_memory, processors
+from llm.environment import code_version, prepare_process, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
 
@@ -22,9 +22,7 @@ def prepare_host(workdir: Workdir | None = None) -> None:
     a run that resumes takes the number it was started with.
     """
     stored = workdir.runtime() if workdir is not None else {}
-    os.environ.setdefault('NPROC', str(stored.get('host_threads', processors())))
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's C++ notes, unless asked for
-    keep_memory()
+    prepare_process(stored.get('host_threads'))
     import jax
 
     from llm import cache

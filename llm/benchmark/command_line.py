@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import os
 import pathlib
 import sys
 import time
@@ -48,10 +47,9 @@ def main(arguments: list[str]) -> None:
 
 def prepare_host() -> None:
     """Fixes what XLA reads once, when jax is imported. The cache of compiled programs stays off: compiling is timed."""
-    from llm.environment import processors
+    from llm.environment import prepare_process
 
-    os.environ.setdefault('NPROC', str(processors()))
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    prepare_process()
 
 
 def run(kind: str, options: Any) -> Any:
