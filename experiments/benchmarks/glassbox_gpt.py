@@ -97,13 +97,11 @@ def main():
     parser.add_argument('--settings', type=json.loads, default={}, help='fields of ModelConfig, and vocabulary_chunk')
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    os.environ['NPROC'] = str(arguments.threads)
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
-    from llm.environment import keep_memory
+    from llm.environment import prepare_process
 
-    keep_memory()  # as every command does
+    prepare_process(arguments.threads)  # as every command does
     import jax
 
     side = Side(arguments.shape, arguments.settings)
