@@ -21,11 +21,11 @@ from llm.analysis.program import Operation, Program, Result
 
 # The same bytes under another shape or name.
 _VIEWS = {'reshape', 'squeeze', 'expand_dims', 'copy', 'stop_gradient', 'layout_constraint', 'optimization_barrier'}
-_VIEWS |= {'sharding_constraint', 'pvary'}
+_VIEWS |= {'sharding_constraint', 'full_to_shard', 'shard_to_full', 'pvary'}
 _REDUCTIONS = {'reduce_sum', 'reduce_max', 'reduce_min', 'reduce_and', 'reduce_or', 'reduce_prod', 'argmax', 'argmin'}
 _LOOPS = {'scan', 'while'}
 # What no other operation is computed with: its result is written, and so are its operands.
-_ALONE = {'dot_general', 'conv_general_dilated', 'cond', 'shard_map', 'sort', 'cumsum', 'cummax', 'cumlogsumexp'}
+_ALONE = {'dot_general', 'conv_general_dilated', 'cond', 'sort', 'cumsum', 'cummax', 'cumlogsumexp'}
 _ALONE |= {'scatter', 'scatter-add', 'scatter_mul', 'top_k', 'dynamic_update_slice', 'pallas_call', 'ffi_call'}
 _ALONE |= {'random_bits', 'threefry2x32', 'custom_partitioning', 'input', 'constant'} | _LOOPS
 _IN_PLACE = {'scatter', 'scatter-add', 'scatter_mul', 'dynamic_update_slice'}
@@ -367,9 +367,8 @@ class _Simulation:
         """Runs the body of a loop once, or each branch of a condition."""
         params, results = operation.params, operation.results
         if operation.name not in _LOOPS:
-            inputs = used[1:] if operation.name == 'cond' else used
             for body in operation.bodies:
-                self.run(body, inputs)
+                self.run(body, used[1:])
             return [self.stay(result, operation.name) for result in results]
         if operation.name == 'scan':
             first, carried = params['num_consts'], params['num_carry']

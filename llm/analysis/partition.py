@@ -35,13 +35,15 @@ class Partition:
         self._cut: dict[int, list[Axes]] = {}
         self._ties: dict[tuple[int, int], list[tuple[Result, int]]] = collections.defaultdict(list)
         pins: list[tuple[Result, PartitionSpec]] = []
+        wanted: list[tuple[Result, PartitionSpec]] = []  # by what every device runs on its part
         self._products: list[Operation] = []
-        self._read(program, pins)
+        self._read(program, pins, wanted)
         self._pinned = {id(result) for result, _ in pins}
         seeds = [
             *pins,
             *zip(program.inputs, inputs),
             *((r, s) for r, s in zip(program.outputs, outputs) if s is not None),
+            *wanted,
         ]
         queue = collections.deque()
         for result, spec in seeds:
@@ -67,6 +69,8 @@ class Partition:
 
     def _place(self, result: Result, axis: int, names: Axes) -> bool:
         """Cuts an axis that is whole so far, if that is possible. Returns whether anything changed."""
+        if result.local:
+            return False
         cut = self._of(result)
         names = tuple(name for name in names if self._sizes[name] > 1)
         parts = math.prod(self._sizes[name] for name in names)
@@ -76,14 +80,18 @@ class Partition:
         cut[axis] = names
         return True
 
-    def _read(self, program: Program, pins: list) -> None:
+    def _read(self, program: Program, pins: list, wanted: list) -> None:
         for operation in program.operations:
             if operation.name == 'sharding_constraint':
                 pins.append((operation.results[0], operation.params['sharding'].spec))
+            if operation.name == 'shard_to_full':
+                pins.append((operation.results[0], operation.params['spec']))
+            if operation.name == 'full_to_shard':
+                wanted.append((operation.inputs[0], operation.params['spec']))
             if operation.name == 'dot_general':
                 self._products.append(operation)
             for body in operation.bodies:
-                self._read(body, pins)
+                self._read(body, pins, wanted)
             for left, i, right, j in ties(operation):
                 if left.shape[i] == right.shape[j] or operation.name == 'reshape':
                     self._ties[id(left), i].append((right, j))

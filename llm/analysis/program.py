@@ -1,7 +1,9 @@
 """A traced program as one flat graph: calls opened up, dead and repeated operations left out, as a compiler would.
 
 `jax.make_jaxpr` gives nested calls (`jit`, `checkpoint`, custom derivatives). Here they are one list of operations;
-only loops and branches keep programs of their own.
+only loops and branches keep programs of their own. What `shard_map` runs on each device is opened up, too: its arrays
+are marked as `local`, and beside the list of jax's primitives there are 'full_to_shard', which makes a device's part of
+an array, and 'shard_to_full', its reverse.
 """
 
 import dataclasses
@@ -13,7 +15,7 @@ import jax.extend.core as jex
 # Primitives that only call another program.
 _CALLS = {'jit', 'closed_call', 'checkpoint', 'remat2', 'custom_jvp_call', 'custom_vjp_call'}
 # Primitives that run programs of their own, once or many times: which parameters hold them.
-_BODIES = {'scan': ('jaxpr',), 'while': ('body_jaxpr',), 'cond': ('branches',), 'shard_map': ('jaxpr',)}
+_BODIES = {'scan': ('jaxpr',), 'while': ('body_jaxpr',), 'cond': ('branches',)}
 
 
 @dataclasses.dataclass(eq=False)
@@ -39,11 +41,12 @@ class Operation:
 
 @dataclasses.dataclass(eq=False)
 class Result:
-    """One array that an operation makes."""
+    """One array that an operation makes; `local`: its shape is that of one device's part."""
 
     operation: Operation
     shape: tuple[int, ...]
     dtype: Any
+    local: bool = False
 
     @property
     def bytes(self) -> int:
@@ -65,27 +68,23 @@ class Program:
         return [id(result) in used for result in self.inputs]
 
 
-def from_jaxpr(closed: Any) -> Program:
-    """Flattens what `jax.make_jaxpr` returns."""
+def from_jaxpr(closed: Any, local: bool = False) -> Program:
+    """Flattens what `jax.make_jaxpr` returns; `local`: its shapes are those of one device's parts."""
     jaxpr = getattr(closed, 'jaxpr', closed)
-    inputs = [_source('input', variable.aval) for variable in jaxpr.invars]
-    operations: list[Operation] = []
-    outputs = _inline(jaxpr, inputs, operations, {}, '')
+    inputs = _results(Operation('input', [], {}), [variable.aval for variable in jaxpr.invars], local)
+    trace = _Trace()
+    outputs = trace.inline(jaxpr, inputs, '', local)
     needed = {id(result.operation) for result in outputs}
     kept = []
-    for operation in reversed(operations):
+    for operation in reversed(trace.operations):
         if id(operation) in needed:
             kept.append(operation)
             needed.update(id(result.operation) for result in operation.inputs)
     return Program(inputs, kept[::-1], outputs)
 
 
-def _source(name: str, aval: Any) -> Result:
-    return _results(Operation(name, [], {}), [aval])[0]
-
-
-def _results(operation: Operation, avals: list[Any]) -> list[Result]:
-    operation.results = [Result(operation, tuple(aval.shape), aval.dtype) for aval in avals]
+def _results(operation: Operation, avals: list[Any], local: bool) -> list[Result]:
+    operation.results = [Result(operation, tuple(aval.shape), aval.dtype, local) for aval in avals]
     return operation.results
 
 
@@ -94,33 +93,62 @@ def _called(params: dict[str, Any]) -> Any:
     return getattr(called, 'jaxpr', called)
 
 
-def _inline(jaxpr: Any, inputs: list[Result], operations: list[Operation], seen: dict, where: str) -> list[Result]:
-    """Appends a jaxpr's operations, with its calls opened up. Returns its outputs."""
-    environment = dict(zip(jaxpr.invars, inputs))
-    environment |= {variable: _source('constant', variable.aval) for variable in jaxpr.constvars}
+class _Trace:
+    """The operations of a jaxpr as they are met."""
 
-    def read(atom):
-        return _source('constant', atom.aval) if isinstance(atom, jex.Literal) else environment[atom]
+    def __init__(self):
+        self.operations: list[Operation] = []
+        self._seen: dict[tuple, list[Result]] = {}
 
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        arguments = [read(atom) for atom in equation.invars]
-        inside = f'{where}/{equation.source_info.name_stack}'.strip('/')
-        if name in _CALLS:
-            results = _inline(_called(params), arguments, operations, seen, inside)
-        else:
-            names = [
-                f'{atom}:{atom.aval.shape}' if isinstance(atom, jex.Literal) else id(argument)
-                for atom, argument in zip(equation.invars, arguments)
-            ]
-            key = (name, *names, id(params) if name in _BODIES else str(params))
-            if key not in seen:  # what is computed twice, a compiler computes once
-                operation = Operation(name, arguments, params, where=inside)
-                for parameter in _BODIES.get(name, ()):
-                    held = params[parameter]
-                    operation.bodies += map(from_jaxpr, held if isinstance(held, tuple) else (held,))
-                operations.append(operation)
-                seen[key] = _results(operation, [variable.aval for variable in equation.outvars])
-            results = seen[key]
-        environment.update(zip(equation.outvars, results))
-    return [read(atom) for atom in jaxpr.outvars]
+    def inline(self, jaxpr: Any, inputs: list[Result], where: str, local: bool) -> list[Result]:
+        """Appends a jaxpr's operations, with its calls opened up. Returns its outputs."""
+        constant = lambda atom: _results(Operation('constant', [], {}), [atom.aval], local)[0]
+        environment = dict(zip(jaxpr.invars, inputs))
+        environment |= {variable: constant(variable) for variable in jaxpr.constvars}
+
+        def read(atom):
+            return constant(atom) if isinstance(atom, jex.Literal) else environment[atom]
+
+        for equation in jaxpr.eqns:
+            name, params = equation.primitive.name, equation.params
+            arguments = [read(atom) for atom in equation.invars]
+            made = [variable.aval for variable in equation.outvars]
+            inside = f'{where}/{equation.source_info.name_stack}'.strip('/')
+            if name in _CALLS:
+                results = self.inline(_called(params), arguments, inside, local)
+            elif name == 'shard_map':
+                results = self._on_each_device(params, arguments, made, inside)
+            else:
+                names = [
+                    f'{atom}:{atom.aval.shape}' if isinstance(atom, jex.Literal) else id(argument)
+                    for atom, argument in zip(equation.invars, arguments)
+                ]
+                key = (name, local, *names, id(params) if name in _BODIES else str(params))
+                if key not in self._seen:  # what is computed twice, a compiler computes once
+                    operation = Operation(name, arguments, params, where=inside)
+                    for parameter in _BODIES.get(name, ()):
+                        held = params[parameter]
+                        bodies = held if isinstance(held, tuple) else (held,)
+                        operation.bodies += [from_jaxpr(body, local) for body in bodies]
+                    self.operations.append(operation)
+                    self._seen[key] = _results(operation, made, local)
+                results = self._seen[key]
+            environment.update(zip(equation.outvars, results))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _on_each_device(self, params: dict, arguments: list[Result], made: list[Any], where: str) -> list[Result]:
+        def convert(name, value, spec, aval, local):
+            operation = Operation(name, [value], {'spec': spec}, where=where)
+            self.operations.append(operation)
+            return _results(operation, [aval], local)[0]
+
+        jaxpr = _called(params)
+        parts = [
+            convert('full_to_shard', value, spec, variable.aval, True)
+            for value, spec, variable in zip(arguments, params['in_specs'], jaxpr.invars)
+        ]
+        results = self.inline(jaxpr, parts, where, True)
+        return [
+            convert('shard_to_full', value, spec, aval, False)
+            for value, spec, aval in zip(results, params['out_specs'], made)
+        ]
