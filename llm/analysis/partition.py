@@ -153,6 +153,9 @@ def ties(operation: Operation) -> Iterator[Tie]:
         if len(more.shape) - len(dropped) == len(fewer.shape):
             for at, i in enumerate(i for i in range(len(more.shape)) if i not in dropped):
                 yield fewer, at, more, i
+    elif name in ('index_in_dim', 'stack'):
+        for one, all_ in [(results[0], inputs[0])] if name == 'index_in_dim' else [(x, results[0]) for x in inputs]:
+            yield from _alike(one, all_, True)
     elif name == 'gather':
         numbers = params['dimension_numbers']
         places = [at for at in range(len(results[0].shape)) if at not in numbers.offset_dims]

@@ -1,7 +1,7 @@
 """A traced program as one flat graph: calls opened up, dead and repeated operations left out, as a compiler would.
 
 `jax.make_jaxpr` gives nested calls (`jit`, `checkpoint`, custom derivatives). Here they are one list of operations;
-only loops and branches keep programs of their own. What `shard_map` runs on each device is opened up, too: its arrays
+only loops and branches keep programs of their own. A loop that is unrolled as a whole is no loop. What `shard_map` runs on each device is opened up, too: its arrays
 are marked as `local`, and beside the list of jax's primitives there are 'full_to_shard', which makes a device's part of
 an array, and 'shard_to_full', its reverse.
 """
@@ -116,6 +116,8 @@ class _Trace:
             inside = f'{where}/{equation.source_info.name_stack}'.strip('/')
             if name in _CALLS:
                 results = self.inline(_called(params), arguments, inside, local)
+            elif name == 'scan' and params['unroll'] >= params['length']:
+                results = self._unrolled(params, arguments, made, inside, local)
             elif name == 'shard_map':
                 results = self._on_each_device(params, arguments, made, inside)
             else:
@@ -136,19 +138,38 @@ class _Trace:
             environment.update(zip(equation.outvars, results))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _on_each_device(self, params: dict, arguments: list[Result], made: list[Any], where: str) -> list[Result]:
-        def convert(name, value, spec, aval, local):
-            operation = Operation(name, [value], {'spec': spec}, where=where)
-            self.operations.append(operation)
-            return _results(operation, [aval], local)[0]
+    def _unrolled(self, params: dict, arguments: list[Result], made: list[Any], where: str, local: bool) -> list[Result]:
+        jaxpr, first, carried = _called(params), params['num_consts'], params['num_carry']
+        constants, carry = arguments[:first], arguments[first : first + carried]
+        stacks, turns = arguments[first + carried :], range(params['length'])
+        parts = {}
+        for turn in reversed(turns) if params['reverse'] else turns:
+            variables = jaxpr.invars[first + carried :]
+            slices = [self._part(s, turn, v.aval, where, local) for s, v in zip(stacks, variables)]
+            results = self.inline(jaxpr, constants + carry + slices, where, local)
+            carry, parts[turn] = results[:carried], results[carried:]
+        stacked = zip(*(parts[turn] for turn in turns))
+        return carry + [self._append('stack', list(p), {}, a, where, local) for p, a in zip(stacked, made[carried:])]
 
+    def _part(self, stack: Result, turn: int, aval: Any, where: str, local: bool) -> Result:
+        """What a turn reads of a stacked array; of one that was made by turns, what that turn made."""
+        if stack.operation.name == 'stack':
+            return stack.operation.inputs[turn]
+        return self._append('index_in_dim', [stack], {'index': turn}, aval, where, local)
+
+    def _append(self, name: str, values: list[Result], params: dict, aval: Any, where: str, local: bool) -> Result:
+        operation = Operation(name, values, params, where=where)
+        self.operations.append(operation)
+        return _results(operation, [aval], local)[0]
+
+    def _on_each_device(self, params: dict, arguments: list[Result], made: list[Any], where: str) -> list[Result]:
         jaxpr = _called(params)
         parts = [
-            convert('full_to_shard', value, spec, variable.aval, True)
+            self._append('full_to_shard', [value], {'spec': spec}, variable.aval, where, True)
             for value, spec, variable in zip(arguments, params['in_specs'], jaxpr.invars)
         ]
         results = self.inline(jaxpr, parts, where, True)
         return [
-            convert('shard_to_full', value, spec, aval, False)
+            self._append('shard_to_full', [value], {'spec': spec}, aval, where, False)
             for value, spec, aval in zip(results, params['out_specs'], made)
         ]
