@@ -174,6 +174,7 @@ def _written(program: Program) -> _Written:
         if operation.name not in _VIEWS:
             for result in operation.inputs:
                 written.users[id(written.of(result))].append(operation)
+    sums = {id(operation) for operation in program.operations if operation.name in _REDUCTIONS}
     readers: dict[int, set[int]] = {}  # the operations that write something and read this one, fused ones seen through
     for operation in reversed(program.operations):
         if operation.name in _VIEWS:
@@ -187,7 +188,8 @@ def _written(program: Program) -> _Written:
         elif never_fused or any(user.name in _ALONE for user in users):
             write = True
         else:
-            write = len(readers[id(operation)]) > 1 and _worth_writing(operation, written)
+            into = readers[id(operation)]
+            write = len(into) > 1 and _worth_writing(operation, written, not sums.isdisjoint(into))
         written.yes[id(operation)] = write
     return written
 
@@ -205,10 +207,16 @@ def _scattered_into_zeros(operation: Operation, users: list[Operation]) -> bool:
     return zeros.name == 'broadcast_in_dim' and not zeros.inputs[0].shape
 
 
-def _worth_writing(operation: Operation, written: _Written) -> bool:
-    """Whether what several operations read is better written once than computed by each."""
+def _worth_writing(operation: Operation, written: _Written, reduced: bool) -> bool:
+    """Whether what several operations read is better written once than computed by each.
+
+    Args:
+        operation: an elementwise one.
+        written: known of those that read it.
+        reduced: whether a sum over an axis is among them: a kernel of its own, which does not broadcast.
+    """
     if operation.name == 'broadcast_in_dim':
-        return bool(operation.inputs[0].shape)  # of a number it is free
+        return reduced and bool(operation.inputs[0].shape)  # of a number it is free
     result = operation.results[0]
     large = [r for r in map(written.of, operation.inputs) if r.shape and 4 * r.bytes >= result.bytes]
     large = [r for r in large if r.operation.name not in ('constant', 'broadcast_in_dim', 'iota')]
