@@ -28,6 +28,8 @@ _LOOPS = {'scan', 'while'}
 _ALONE = {'dot_general', 'conv_general_dilated', 'cond', 'sort', 'cumsum', 'cummax', 'cumlogsumexp'}
 _ALONE |= {'scatter', 'scatter-add', 'scatter_mul', 'top_k', 'dynamic_update_slice', 'pallas_call', 'ffi_call'}
 _ALONE |= {'random_bits', 'threefry2x32', 'custom_partitioning', 'input', 'constant'} | _LOOPS
+_COLLECTIVES = {'all_gather', 'all_reduce'}
+_ALONE |= _COLLECTIVES
 _IN_PLACE = {'scatter', 'scatter-add', 'scatter_mul', 'dynamic_update_slice'}
 # Costs more than reading its result again, so it is not repeated.
 _COSTLY = {'exp', 'exp2', 'log', 'log1p', 'expm1', 'tanh', 'sin', 'cos', 'tan', 'sqrt', 'rsqrt', 'cbrt', 'pow', 'div'}
@@ -343,6 +345,8 @@ class _Simulation:
                     room = next((s for s in candidates if s.bytes == factor * self.size(result)), None)
                     made.append(room or self.stay(result, operation.name, factor))
                 self._touch([made])
+                if operation.name in _COLLECTIVES and self.cpu:
+                    self._communicate(operation)
             at.update((id(result), [stay]) for result, stay in zip(operation.results, made))
         self.now += 1
         outputs = [stays_of(result) for result in program.outputs]
@@ -353,6 +357,14 @@ class _Simulation:
         for stays in groups:
             for stay in stays:
                 stay.end = max(stay.end, self.now)
+
+    def _communicate(self, operation: Operation) -> None:
+        """A CPU sends float32, and adds up the whole of a sum of which each device then keeps a part."""
+        source, result = operation.inputs[0], operation.results[0]
+        narrow = result.dtype.itemsize == 2
+        sent = source if operation.name == 'all_reduce' else result
+        if narrow or self.size(sent) != self.size(result):
+            self.stay(sent, operation.name, factor=2 if narrow else 1)
 
     def _stacked(self, operations: list[Operation]) -> dict[int, list[Stay]]:
         """The stacked outputs of loops: a CPU's scheduler makes room for them before anything else, as zeros.

@@ -2,8 +2,7 @@
 
 Known are the arguments, the results, and what the model pins (`llm.parallel.axes.constrain`). Most operations tie an
 axis of what they make to an axis of what they read; along these ties a cut spreads until everything reached is cut
-alike. The one exception is a product: where one operand is cut along the axis that is summed over and the other is not,
-the first is gathered (as with FSDP, a layer's weights before they are used).
+alike. Where that leaves a product with operands cut differently, `llm.analysis.communication` says what is sent.
 """
 
 import collections
@@ -36,7 +35,6 @@ class Partition:
         self._ties: dict[tuple[int, int], list[tuple[Result, int]]] = collections.defaultdict(list)
         pins: list[tuple[Result, PartitionSpec]] = []
         wanted: list[tuple[Result, PartitionSpec]] = []  # by what every device runs on its part
-        self._products: list[Operation] = []
         self._read(program, pins, wanted)
         self._pinned = {id(result) for result, _ in pins}
         seeds = [
@@ -57,21 +55,21 @@ class Partition:
             for other, at in self._ties[id(result), axis]:
                 if id(other) not in self._pinned and self._place(other, at, names):
                     queue.append((other, at))
-        self._gather()
 
     def __call__(self, result: Result) -> int:
-        parts = [math.prod(self._sizes[name] for name in names) for names in self._of(result)]
+        parts = [math.prod(self._sizes[name] for name in names) for names in self.of(result)]
         shape = [-(-size // part) for size, part in zip(result.shape, parts)]
         return math.prod(shape) * getattr(result.dtype, 'itemsize', 8)
 
-    def _of(self, result: Result) -> list[Axes]:
+    def of(self, result: Result) -> list[Axes]:
+        """The axes of the mesh that each axis of an array is cut over, to read and to change."""
         return self._cut.setdefault(id(result), [() for _ in result.shape])
 
     def _place(self, result: Result, axis: int, names: Axes) -> bool:
         """Cuts an axis that is whole so far, if that is possible. Returns whether anything changed."""
         if result.local:
             return False
-        cut = self._of(result)
+        cut = self.of(result)
         names = tuple(name for name in names if self._sizes[name] > 1)
         parts = math.prod(self._sizes[name] for name in names)
         taken = {name for other in cut for name in other}
@@ -88,38 +86,12 @@ class Partition:
                 pins.append((operation.results[0], operation.params['spec']))
             if operation.name == 'full_to_shard':
                 wanted.append((operation.inputs[0], operation.params['spec']))
-            if operation.name == 'dot_general':
-                self._products.append(operation)
             for body in operation.bodies:
                 self._read(body, pins, wanted)
             for left, i, right, j in ties(operation):
                 if left.shape[i] == right.shape[j] or operation.name == 'reshape':
                     self._ties[id(left), i].append((right, j))
                     self._ties[id(right), j].append((left, i))
-
-    def _gather(self) -> None:
-        for operation in self._products:
-            (left_summed, right_summed), _ = operation.params['dimension_numbers']
-            left, right = ([self._of(view) for view in _views(result)] for result in operation.inputs)
-            summed: set[str] = set()
-            for i, j in zip(left_summed, right_summed):
-                if left[0][i] == right[0][j]:
-                    summed.update(left[0][i])
-                    continue
-                for views, axis in ((left, i), (right, j)):
-                    for cut in views:
-                        cut[axis] = ()
-            # Parts of the sum are added up over these devices, each of which first holds the whole of its part.
-            made = self._of(operation.results[0])
-            made[:] = [() if summed & set(names) else names for names in made]
-
-
-def _views(result: Result) -> list[Result]:
-    """An array under all the names it has before it is used."""
-    found = [result]
-    while found[-1].operation.name in ('layout_constraint', 'optimization_barrier', 'convert_element_type'):
-        found.append(found[-1].operation.inputs[0])
-    return found
 
 
 def ties(operation: Operation) -> Iterator[Tie]:

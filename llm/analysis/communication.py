@@ -1,0 +1,60 @@
+"""What devices send each other so that matrix products meet the operands they need, as operations of the program.
+
+Where one operand is cut along the axis that is summed over and the other is not, the first is gathered (as with FSDP,
+a layer's weights before they are used). Where both are, every device has the sum of its own part: those are added up,
+and each device keeps what the partition gives it of the total.
+"""
+
+from llm.analysis.partition import Axes, Partition
+from llm.analysis.program import Operation, Program, Result
+
+
+def insert(program: Program, partition: Partition) -> None:
+    """Adds 'all_gather' before products of a program and 'all_reduce' after, and tells the partition how they lie."""
+    operations = []
+    for operation in program.operations:
+        for body in operation.bodies:
+            insert(body, partition)
+        if operation.name == 'dot_general':
+            summed = _gather(operation, operations, partition)
+            operations.append(operation)
+            if summed:
+                operations.append(_reduce(operation, summed, partition))
+        else:
+            operations.append(operation)
+    program.operations = operations
+
+
+def _gather(product: Operation, operations: list[Operation], partition: Partition) -> set[str]:
+    """Appends the gathering of a product's operands. Returns the axes of the mesh over which its sum is cut."""
+    cuts = [list(partition.of(result)) for result in product.inputs]
+    summed: set[str] = set()
+    for axes in zip(*product.params['dimension_numbers'][0]):
+        left, right = (cut[axis] for cut, axis in zip(cuts, axes))
+        if left == right:
+            summed.update(left)
+        else:
+            for cut, axis in zip(cuts, axes):
+                cut[axis] = ()
+    product.inputs = list(product.inputs)
+    for index, (result, cut) in enumerate(zip(product.inputs, cuts)):
+        if cut != partition.of(result):
+            gather = Operation('all_gather', [result], {}, where=product.where)
+            product.inputs[index] = _made(gather, result, cut, partition)
+            operations.append(gather)
+    return summed
+
+
+def _reduce(product: Operation, summed: set[str], partition: Partition) -> Operation:
+    total = product.results[0]
+    cut = [() if summed & set(names) else names for names in partition.of(total)]
+    total.operation = Operation('all_reduce', [_made(product, total, cut, partition)], {}, where=product.where)
+    total.operation.results = [total]
+    return total.operation
+
+
+def _made(operation: Operation, like: Result, cut: list[Axes], partition: Partition) -> Result:
+    result = Result(operation, like.shape, like.dtype)
+    partition.of(result)[:] = cut
+    operation.results = [result]
+    return result
