@@ -2,11 +2,12 @@
 
 Where one operand is cut along the axis that is summed over and the other is not, the first is gathered (as with FSDP,
 a layer's weights before they are used). Where both are, every device has the sum of its own part: those are added up,
-and each device keeps what the partition gives it of the total.
+and each device keeps what the partition gives it of the total. What every turn of a loop would gather again is gathered
+before the loop.
 """
 
 from llm.analysis.partition import Axes, Partition
-from llm.analysis.program import Operation, Program, Result
+from llm.analysis.program import Operation, Program, Result, needed
 
 
 def insert(program: Program, partition: Partition) -> None:
@@ -15,6 +16,8 @@ def insert(program: Program, partition: Partition) -> None:
     for operation in program.operations:
         for body in operation.bodies:
             insert(body, partition)
+        if operation.name == 'scan':
+            operations += _hoist(operation, partition)
         if operation.name == 'dot_general':
             summed = _gather(operation, operations, partition)
             operations.append(operation)
@@ -58,3 +61,37 @@ def _made(operation: Operation, like: Result, cut: list[Axes], partition: Partit
     partition.of(result)[:] = cut
     operation.results = [result]
     return result
+
+
+def _hoist(loop: Operation, partition: Partition) -> list[Operation]:
+    """Takes the gathering of what is the same in every turn out of a loop. Returns what is to be done before it."""
+    body, outside, before = loop.bodies[0], {}, []
+    outside.update((id(inner), outer) for inner, outer in zip(body.inputs[: loop.params['num_consts']], loop.inputs))
+
+    def same(result):
+        operation = result.operation
+        if id(result) in outside or operation.name == 'constant':
+            return True
+        return bool(operation.inputs) and not operation.bodies and all(map(same, operation.inputs))
+
+    def copy(result):
+        if id(result) not in outside and result.operation.name != 'constant':
+            old = result.operation
+            new = Operation(old.name, [copy(x) for x in old.inputs], old.params, where=old.where)
+            new.results = [Result(new, x.shape, x.dtype, x.local) for x in old.results]
+            for inner, outer in zip(old.results, new.results):
+                partition.of(outer)[:] = partition.of(inner)
+                outside[id(inner)] = outer
+            before.append(new)
+        return outside.get(id(result), result)
+
+    for gather in [operation for operation in body.operations if operation.name == 'all_gather']:
+        result = gather.results[0]
+        if same(result):
+            first = loop.params['num_consts']
+            loop.inputs = [*loop.inputs[:first], copy(result), *loop.inputs[first:]]
+            body.inputs = [*body.inputs[:first], result, *body.inputs[first:]]
+            loop.params = loop.params | {'num_consts': first + 1}
+            result.operation = Operation('input', [], {}, results=[result])
+    body.operations = needed(body.operations, body.outputs)
+    return before

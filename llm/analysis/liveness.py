@@ -311,11 +311,12 @@ class _Simulation:
         for index, operation in enumerate(operations):
             last.update((id(source), index) for x in operation.inputs for source in written.sources(x))
         last.update((id(source), len(operations)) for x in program.outputs for source in written.sources(x))
-        # On a CPU, a product with batch axes is done in float32.
+        # On a CPU, a product with batch axes, or of operands of two types, is done in float32.
         wide = {
             id(written.of(x))
             for op in program.operations
-            if self.cpu and op.name == 'dot_general' and op.params['dimension_numbers'][1][0]
+            if self.cpu and op.name == 'dot_general'
+            if op.params['dimension_numbers'][1][0] or op.inputs[0].dtype != op.inputs[1].dtype
             for x in op.inputs
             if x.dtype.itemsize == 2
         }

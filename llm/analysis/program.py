@@ -74,13 +74,18 @@ def from_jaxpr(closed: Any, local: bool = False) -> Program:
     inputs = _results(Operation('input', [], {}), [variable.aval for variable in jaxpr.invars], local)
     trace = _Trace()
     outputs = trace.inline(jaxpr, inputs, '', local)
-    needed = {id(result.operation) for result in outputs}
+    return Program(inputs, needed(trace.operations, outputs), outputs)
+
+
+def needed(operations: list[Operation], outputs: list[Result]) -> list[Operation]:
+    """The operations that lead to outputs."""
+    wanted = {id(result.operation) for result in outputs}
     kept = []
-    for operation in reversed(trace.operations):
-        if id(operation) in needed:
+    for operation in reversed(operations):
+        if id(operation) in wanted:
             kept.append(operation)
-            needed.update(id(result.operation) for result in operation.inputs)
-    return Program(inputs, kept[::-1], outputs)
+            wanted.update(id(result.operation) for result in operation.inputs)
+    return kept[::-1]
 
 
 def _results(operation: Operation, avals: list[Any], local: bool) -> list[Result]:
