@@ -1,12 +1,13 @@
 """What devices send each other so that matrix products meet the operands they need, as operations of the program.
 
 Where one operand is cut along the axis that is summed over and the other is not, the first is gathered (as with FSDP,
-a layer's weights before they are used). Where both are, every device has the sum of its own part: those are added up,
+a layer's weights before they are used); so it is where both operands are cut over the same devices along axes that
+meet in the result, which has its rows there. Where both are cut along the sum, every device has the sum of its own part: those are added up,
 and each device keeps what the partition gives it of the total. What every turn of a loop would gather again is gathered
 before the loop.
 """
 
-from llm.analysis.partition import Axes, Partition
+from llm.analysis.partition import Axes, Partition, ties
 from llm.analysis.program import Operation, Program, Result, needed
 
 
@@ -39,6 +40,11 @@ def _gather(product: Operation, operations: list[Operation], partition: Partitio
         else:
             for cut, axis in zip(cuts, axes):
                 cut[axis] = ()
+    taken = {name for names in partition.of(product.results[0]) for name in names}
+    for made, axis, source, at in ties(product):
+        cut = cuts[0 if source is product.inputs[0] else 1]
+        if cut[at] != partition.of(made)[axis] and taken & set(cut[at]):
+            cut[at] = ()
     product.inputs = list(product.inputs)
     for index, (result, cut) in enumerate(zip(product.inputs, cuts)):
         if cut != partition.of(result):

@@ -7,7 +7,7 @@ alike. Where that leaves a product with operands cut differently, `llm.analysis.
 
 import collections
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from jax.sharding import Mesh, PartitionSpec
 
@@ -37,12 +37,11 @@ class Partition:
         wanted: list[tuple[Result, PartitionSpec]] = []  # by what every device runs on its part
         self._read(program, pins, wanted)
         self._pinned = {id(result) for result, _ in pins}
-        seeds = [
-            *pins,
-            *zip(program.inputs, inputs),
-            *((r, s) for r, s in zip(program.outputs, outputs) if s is not None),
-            *wanted,
-        ]
+        self._spread(pins)  # first: where activations meet parameters, it is the rows that stay cut
+        known = [(result, spec) for result, spec in zip(program.outputs, outputs) if spec is not None]
+        self._spread([*zip(program.inputs, inputs), *known, *wanted])
+
+    def _spread(self, seeds: Iterable[tuple[Result, PartitionSpec]]) -> None:
         queue = collections.deque()
         for result, spec in seeds:
             for axis, names in enumerate(spec):
@@ -51,7 +50,7 @@ class Partition:
                     queue.append((result, axis))
         while queue:
             result, axis = queue.popleft()
-            names = self._cut[id(result)][axis]
+            names = self.of(result)[axis]
             for other, at in self._ties[id(result), axis]:
                 if id(other) not in self._pinned and self._place(other, at, names):
                     queue.append((other, at))
