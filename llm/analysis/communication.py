@@ -1,8 +1,8 @@
 """What devices send each other so that matrix products meet the operands they need, as operations of the program.
 
-Where one operand is cut along the axis that is summed over and the other is not, the first is gathered (as with FSDP,
-a layer's weights before they are used); so it is where both operands are cut over the same devices along axes that
-meet in the result, which has its rows there. Where both are cut along the sum, every device has the sum of its own part: those are added up,
+An operand is gathered where it is cut along the axis that is summed over and the other operand is not (as with FSDP, a
+layer's weights before they are used), and where both are cut over the same devices along axes that meet in the result,
+which has room for one. Where both are cut along the sum, every device has the sum of its own part: those are added up,
 and each device keeps what the partition gives it of the total. What every turn of a loop would gather again is gathered
 before the loop.
 """

@@ -1,9 +1,11 @@
 """A traced program as one flat graph: calls opened up, dead and repeated operations left out, as a compiler would.
 
 `jax.make_jaxpr` gives nested calls (`jit`, `checkpoint`, custom derivatives). Here they are one list of operations;
-only loops and branches keep programs of their own. A loop that is unrolled as a whole is no loop. What `shard_map` runs on each device is opened up, too: its arrays
-are marked as `local`, and beside the list of jax's primitives there are 'full_to_shard', which makes a device's part of
-an array, and 'shard_to_full', its reverse.
+only loops and branches keep programs of their own. Some are not of jax's primitives:
+
+    index_in_dim, stack            of a loop that is unrolled as a whole, and so no loop: what a turn reads and makes
+    full_to_shard, shard_to_full   of `shard_map` (over all axes of a mesh): an array as the part of it that one device
+                                   has, whose shape the arrays in between are given in (`Result.local`), and back
 """
 
 import dataclasses
@@ -143,7 +145,9 @@ class _Trace:
             environment.update(zip(equation.outvars, results))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _unrolled(self, params: dict, arguments: list[Result], made: list[Any], where: str, local: bool) -> list[Result]:
+    def _unrolled(
+        self, params: dict, arguments: list[Result], made: list[Any], where: str, local: bool
+    ) -> list[Result]:
         jaxpr, first, carried = _called(params), params['num_consts'], params['num_carry']
         constants, carry = arguments[:first], arguments[first : first + carried]
         stacks, turns = arguments[first + carried :], range(params['length'])

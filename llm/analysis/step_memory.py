@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from llm.analysis import communication
-from llm.analysis.liveness import Stay, temporaries
+from llm.analysis.heap import Stay
+from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
 from llm.config import Config
