@@ -132,16 +132,8 @@ class _Trace:
                     f'{atom}:{atom.aval.shape}' if isinstance(atom, jex.Literal) else id(argument)
                     for atom, argument in zip(equation.invars, arguments)
                 ]
-                key = (name, local, *names, id(params) if name in _BODIES else str(params))
-                if key not in self._seen:  # what is computed twice, a compiler computes once
-                    operation = Operation(name, arguments, params, where=inside)
-                    for parameter in _BODIES.get(name, ()):
-                        held = params[parameter]
-                        bodies = held if isinstance(held, tuple) else (held,)
-                        operation.bodies += [from_jaxpr(body, local) for body in bodies]
-                    self.operations.append(operation)
-                    self._seen[key] = _results(operation, made, local)
-                results = self._seen[key]
+                key = (*names, id(params) if name in _BODIES else str(params))
+                results = self._append(name, arguments, params, made, inside, local, key)
             environment.update(zip(equation.outvars, results))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -158,27 +150,39 @@ class _Trace:
             results = self.inline(jaxpr, constants + carry + slices, where, local)
             carry, parts[turn] = results[:carried], results[carried:]
         stacked = zip(*(parts[turn] for turn in turns))
-        return carry + [self._append('stack', list(p), {}, a, where, local) for p, a in zip(stacked, made[carried:])]
+        return carry + [self._own('stack', list(p), {}, a, where, local) for p, a in zip(stacked, made[carried:])]
 
     def _part(self, stack: Result, turn: int, aval: Any, where: str, local: bool) -> Result:
         """What a turn reads of a stacked array; of one that was made by turns, what that turn made."""
         if stack.operation.name == 'stack':
             return stack.operation.inputs[turn]
-        return self._append('index_in_dim', [stack], {'index': turn}, aval, where, local)
+        return self._own('index_in_dim', [stack], {'index': turn}, aval, where, local)
 
-    def _append(self, name: str, values: list[Result], params: dict, aval: Any, where: str, local: bool) -> Result:
-        operation = Operation(name, values, params, where=where)
-        self.operations.append(operation)
-        return _results(operation, [aval], local)[0]
+    def _append(
+        self, name: str, values: list[Result], params: dict, avals: list[Any], where: str, local: bool, key: tuple
+    ) -> list[Result]:
+        key = (name, local, *key)
+        if key not in self._seen:  # what is computed twice, a compiler computes once
+            operation = Operation(name, values, params, where=where)
+            for parameter in _BODIES.get(name, ()):
+                held = params[parameter]
+                operation.bodies += [from_jaxpr(x, local) for x in (held if isinstance(held, tuple) else (held,))]
+            self.operations.append(operation)
+            self._seen[key] = _results(operation, avals, local)
+        return self._seen[key]
+
+    def _own(self, name: str, values: list[Result], params: dict, aval: Any, where: str, local: bool) -> Result:
+        """An operation that is not jax's."""
+        return self._append(name, values, params, [aval], where, local, (*map(id, values), str(params)))[0]
 
     def _on_each_device(self, params: dict, arguments: list[Result], made: list[Any], where: str) -> list[Result]:
         jaxpr = _called(params)
         parts = [
-            self._append('full_to_shard', [value], {'spec': spec}, variable.aval, where, True)
+            self._own('full_to_shard', [value], {'spec': spec}, variable.aval, where, True)
             for value, spec, variable in zip(arguments, params['in_specs'], jaxpr.invars)
         ]
         results = self.inline(jaxpr, parts, where, True)
         return [
-            self._append('shard_to_full', [value], {'spec': spec}, aval, where, False)
+            self._own('shard_to_full', [value], {'spec': spec}, aval, where, False)
             for value, spec, aval in zip(results, params['out_specs'], made)
         ]
