@@ -50,7 +50,9 @@ def products(jaxpr) -> int:
     ],
 )
 def test_forward_flops_are_the_matrix_products_that_the_model_runs(changes):
-    model = ModelConfig(**(vars(TINY) | {'attention_backend': 'reference'} | changes))  # which computes the whole square
+    model = ModelConfig(
+        **(vars(TINY) | {'attention_backend': 'reference'} | changes)
+    )  # which computes the whole square
     tokens = jax.ShapeDtypeStruct((1, 16), jnp.int32)
     apply = lambda params, tokens: Transformer(model).apply({'params': params}, tokens).logits
     traced = jax.make_jaxpr(apply)(memory.parameter_shapes(model), tokens)
