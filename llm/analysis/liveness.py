@@ -2,57 +2,33 @@
 
 A model of what XLA does, from the program's structure alone:
 
-- An elementwise operation is computed inside the operation that reads it (fusion) and takes no memory, unless several
-  read it and repeating it would cost something (`_written`). Views (reshapes) never do.
+- Only what is written to memory takes any (`llm.analysis.fusion`).
 - Operations run in the order that XLA's scheduler gives: breadth first on a CPU, as written elsewhere.
 - A loop's stacked outputs exist from before it starts until they are last read; its body's arrays for an iteration.
 - An elementwise result takes the place of an operand of its size that nobody reads again; a donated input is
   overwritten by the output it is donated to, and until then, if its content had to be copied, lends its place.
-- Arrays are put into one block, largest first, each into the tightest gap free while it exists.
+- Arrays are put into one block (`llm.analysis.heap`).
 
-What a kernel of a library needs inside, and communication between devices, is not known here.
+What a kernel of a library needs inside is not known here.
 """
 
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from llm.analysis.fusion import (
+    ALONE,
+    COLLECTIVES,
+    IN_PLACE,
+    LOOPS,
+    REDUCTIONS,
+    VIEWS,
+    Written,
+    find_written,
+    reads_in_update,
+)
+from llm.analysis.heap import Stay, block_size, worst_moment
 from llm.analysis.program import Operation, Program, Result
-
-# The same bytes under another shape or name.
-_VIEWS = {'reshape', 'squeeze', 'expand_dims', 'copy', 'stop_gradient', 'layout_constraint', 'optimization_barrier'}
-_VIEWS |= {'sharding_constraint', 'pvary'}
-_REDUCTIONS = {'reduce_sum', 'reduce_max', 'reduce_min', 'reduce_and', 'reduce_or', 'reduce_prod', 'argmax', 'argmin'}
-_LOOPS = {'scan', 'while'}
-# What no other operation is computed with: its result is written, and so are its operands.
-_ALONE = {'dot_general', 'conv_general_dilated', 'cond', 'shard_map', 'sort', 'cumsum', 'cummax', 'cumlogsumexp'}
-_ALONE |= {'scatter', 'scatter-add', 'scatter_mul', 'top_k', 'dynamic_update_slice', 'pallas_call', 'ffi_call'}
-_ALONE |= {'random_bits', 'threefry2x32', 'custom_partitioning', 'input', 'constant'} | _LOOPS
-_IN_PLACE = {'scatter', 'scatter-add', 'scatter_mul', 'dynamic_update_slice'}
-# Costs more than reading its result again, so it is not repeated.
-_COSTLY = {'exp', 'exp2', 'log', 'log1p', 'expm1', 'tanh', 'sin', 'cos', 'tan', 'sqrt', 'rsqrt', 'cbrt', 'pow', 'div'}
-_COSTLY |= {'logistic', 'erf', 'erf_inv', 'rem', 'atan2', 'gather'}
-
-
-@dataclasses.dataclass(eq=False)
-class Stay:
-    """An array in memory from one moment to another, both included.
-
-    Attributes:
-        bytes: on one device.
-        start, end: moments.
-        what: the operation that made it.
-        shape, dtype: of the whole array.
-        where: where in the program.
-    """
-
-    bytes: int
-    start: int
-    end: int
-    what: str
-    shape: tuple[int, ...]
-    dtype: str
-    where: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +57,14 @@ def temporaries(
     """
     simulation = _Simulation(size or (lambda result: result.bytes), cpu)
     arguments = [[simulation.stay(result, 'argument', counted=False)] for result in program.inputs]
-    written = _written(program)
+    written = find_written(program)
     given = {id(written.of(program.outputs[index])) for index in donated}
     outputs = simulation.run(program, arguments, given)
     stays = simulation.stays
     for index in donated:
         # The update reads the parameter twice (decay, and what is added), so the norm of the update may read it after
         # it is overwritten: XLA works on a copy, and uses the donated memory for other arrays until then.
-        if _reads_in_update(written, program.outputs[index], program.inputs[index]) > 1:
+        if reads_in_update(written, program.outputs[index], program.inputs[index]) > 1:
             copy = simulation.stay(program.inputs[index], 'copy', counted=False)
             copy.start, copy.end = 1, outputs[index][0].start
             lodgers: list[Stay] = []
@@ -97,139 +73,10 @@ def temporaries(
                 if fits and all(stay.end < other.start or other.end < stay.start for other in lodgers):
                     lodgers.append(stay)
             stays = [stay for stay in stays if stay not in lodgers] + [copy]
-    return Prediction(_block(stays), _worst(stays))
+    return Prediction(block_size(stays), worst_moment(stays))
 
 
-def _worst(stays: list[Stay]) -> list[Stay]:
-    changes = collections.Counter()
-    for stay in stays:
-        changes[stay.start] += stay.bytes
-        changes[stay.end + 1] -= stay.bytes
-    total, most, moment = 0, 0, 0
-    for time in sorted(changes):
-        total += changes[time]
-        if total > most:
-            most, moment = total, time
-    return sorted((s for s in stays if s.start <= moment <= s.end and s.bytes), key=lambda stay: -stay.bytes)
-
-
-def _block(stays: list[Stay]) -> int:
-    """The size of the block: largest first, longest first, each in the tightest gap (XLA's best-fit heap)."""
-    placed: list[tuple[int, Stay]] = []
-    top = 0
-    for stay in sorted(stays, key=lambda stay: (-stay.bytes, stay.start - stay.end)):
-        if not stay.bytes:
-            continue
-        taken = sorted((at, at + s.bytes) for at, s in placed if s.start <= stay.end and stay.start <= s.end)
-        offset, tightest, cursor = None, None, 0
-        for start, end in taken:
-            gap = start - cursor
-            if gap >= stay.bytes and (tightest is None or gap < tightest):
-                offset, tightest = cursor, gap
-            cursor = max(cursor, end)
-        offset = cursor if offset is None else offset
-        placed.append((offset, stay))
-        top = max(top, offset + stay.bytes)
-    return top
-
-
-class _Written:
-    """Which operations of a program write their results to memory, and what a result stands for."""
-
-    def __init__(self):
-        self.users: dict[int, list[Operation]] = collections.defaultdict(list)
-        self.yes: dict[int, bool] = {}
-
-    def of(self, result: Result) -> Result:
-        """The array behind views."""
-        while result.operation.name in _VIEWS:
-            made = result.operation
-            result = made.inputs[made.results.index(result) if len(made.inputs) == len(made.results) else 0]
-        return result
-
-    def __call__(self, operation: Operation) -> bool:
-        return self.yes.get(id(operation), True)
-
-    def sources(self, result: Result) -> list[Result]:
-        """The arrays in memory that computing a result reads; itself, if it is in memory."""
-        found, stack, seen = [], [self.of(result)], set()
-        while stack:
-            result = stack.pop()
-            if id(result) in seen or result.operation.name == 'constant':
-                continue
-            seen.add(id(result))
-            if self(result.operation):
-                found.append(result)
-            else:
-                stack += map(self.of, result.operation.inputs)
-        return found
-
-
-def _written(program: Program) -> _Written:
-    written = _Written()
-    pinned = {id(written.of(result)) for result in program.outputs}
-    for operation in program.operations:
-        if operation.name == 'optimization_barrier':
-            pinned.update(id(written.of(result)) for result in operation.inputs)
-        if operation.name not in _VIEWS:
-            for result in operation.inputs:
-                written.users[id(written.of(result))].append(operation)
-    readers: dict[int, set[int]] = {}  # the operations that write something and read this one, fused ones seen through
-    for operation in reversed(program.operations):
-        if operation.name in _VIEWS:
-            continue
-        users = [user for result in operation.results for user in written.users[id(result)]]
-        readers[id(operation)] = set().union(*({id(u)} if written(u) else readers[id(u)] for u in users))
-        result = operation.results[0]
-        never_fused = operation.name in _ALONE | _REDUCTIONS or len(operation.results) > 1 or id(result) in pinned
-        if _scattered_into_zeros(operation, users) or _zeros_to_scatter_into(operation, users):
-            write = False
-        elif never_fused or any(user.name in _ALONE for user in users):
-            write = True
-        else:
-            write = len(readers[id(operation)]) > 1 and _worth_writing(operation, written)
-        written.yes[id(operation)] = write
-    return written
-
-
-def _zeros_to_scatter_into(operation: Operation, users: list[Operation]) -> bool:
-    scalar = operation.name == 'broadcast_in_dim' and not operation.inputs[0].shape
-    return scalar and len(users) == 1 and users[0].name == 'scatter-add'
-
-
-def _scattered_into_zeros(operation: Operation, users: list[Operation]) -> bool:
-    """A scatter whose result is added to another array: a compiler scatters into that one (0 + x = x)."""
-    if operation.name != 'scatter-add' or len(users) != 1 or users[0].name not in ('add', 'add_any'):
-        return False
-    zeros = operation.inputs[0].operation
-    return zeros.name == 'broadcast_in_dim' and not zeros.inputs[0].shape
-
-
-def _worth_writing(operation: Operation, written: _Written) -> bool:
-    """Whether what several operations read is better written once than computed by each."""
-    if operation.name == 'broadcast_in_dim':
-        return bool(operation.inputs[0].shape)  # of a number it is free
-    result = operation.results[0]
-    large = [r for r in map(written.of, operation.inputs) if r.shape and 4 * r.bytes >= result.bytes]
-    large = [r for r in large if r.operation.name not in ('constant', 'broadcast_in_dim', 'iota')]
-    return operation.name in _COSTLY or len(large) > 1
-
-
-def _reads_in_update(written: _Written, output: Result, parameter: Result) -> int:
-    """How often elementwise operations that lead to an output read an input."""
-    count, stack, seen = 0, [written.of(output)], set()
-    while stack:
-        operation = stack.pop().operation
-        if id(operation) in seen or operation.name in _ALONE | _REDUCTIONS:
-            continue
-        seen.add(id(operation))
-        inputs = [written.of(result) for result in operation.inputs]
-        count += sum(result is parameter for result in inputs)
-        stack += inputs
-    return count
-
-
-def _breadth_first(operations: list[Operation], written: _Written) -> list[Operation]:
+def _breadth_first(operations: list[Operation], written: Written) -> list[Operation]:
     """The order of XLA's scheduler for CPUs: first in, first out of a queue of what is ready."""
     before = {id(op): {id(r.operation) for x in op.inputs for r in written.sources(x)} for op in operations}
     known = {id(op) for op in operations}
@@ -244,7 +91,7 @@ def _breadth_first(operations: list[Operation], written: _Written) -> list[Opera
     order, waited = [], set()
     while queue:
         operation = queue.popleft()
-        to_a_number = operation.name in _REDUCTIONS and not operation.results[0].shape
+        to_a_number = operation.name in REDUCTIONS and not operation.results[0].shape
         if to_a_number and id(operation) not in waited:  # done in two passes
             waited.add(id(operation))
             queue.append(operation)
@@ -287,25 +134,26 @@ class _Simulation:
             inputs: for each input, the arrays it is made of.
             given: outputs, by identity, whose memory is somebody else's.
         """
-        written = _written(program)
+        written = find_written(program)
         at = {id(result): stays for result, stays in zip(program.inputs, inputs)}
 
         def stays_of(result: Result) -> list[Stay]:
             found = {id(stay): stay for source in written.sources(result) for stay in at.get(id(source), ())}
             return list(found.values())
 
-        operations = [op for op in program.operations if op.name not in _VIEWS and written(op)]
+        operations = [op for op in program.operations if op.name not in VIEWS and written(op)]
         if self.cpu:
             operations = _breadth_first(operations, written)
         last = {}  # the last operation that reads an array
         for index, operation in enumerate(operations):
             last.update((id(source), index) for x in operation.inputs for source in written.sources(x))
         last.update((id(source), len(operations)) for x in program.outputs for source in written.sources(x))
-        # On a CPU, a product with batch axes is done in float32.
+        # On a CPU, a product with batch axes, or of operands of two types, is done in float32.
         wide = {
             id(written.of(x))
             for op in program.operations
-            if self.cpu and op.name == 'dot_general' and op.params['dimension_numbers'][1][0]
+            if self.cpu and op.name == 'dot_general'
+            if op.params['dimension_numbers'][1][0] or op.inputs[0].dtype != op.inputs[1].dtype
             for x in op.inputs
             if x.dtype.itemsize == 2
         }
@@ -324,7 +172,7 @@ class _Simulation:
                 made = self._loop(operation, used, [id(written.of(x)) in dying for x in operation.inputs], stacked)
                 self._touch(used)
             else:
-                free = operation.name not in _ALONE | _REDUCTIONS or operation.name in _IN_PLACE
+                free = operation.name not in ALONE | REDUCTIONS or operation.name in IN_PLACE
                 candidates = [at[i][0] for i in dying if len(at.get(i, ())) == 1] if free else []
                 made = []
                 for result in operation.results:
@@ -335,6 +183,8 @@ class _Simulation:
                     room = next((s for s in candidates if s.bytes == factor * self.size(result)), None)
                     made.append(room or self.stay(result, operation.name, factor))
                 self._touch([made])
+                if operation.name in COLLECTIVES and self.cpu:
+                    self._communicate(operation)
             at.update((id(result), [stay]) for result, stay in zip(operation.results, made))
         self.now += 1
         outputs = [stays_of(result) for result in program.outputs]
@@ -345,6 +195,14 @@ class _Simulation:
         for stays in groups:
             for stay in stays:
                 stay.end = max(stay.end, self.now)
+
+    def _communicate(self, operation: Operation) -> None:
+        """A CPU sends float32, and adds up the whole of a sum of which each device then keeps a part."""
+        source, result = operation.inputs[0], operation.results[0]
+        narrow = result.dtype.itemsize == 2
+        sent = source if operation.name == 'all_reduce' else result
+        if narrow or self.size(sent) != self.size(result):
+            self.stay(sent, operation.name, factor=2 if narrow else 1)
 
     def _stacked(self, operations: list[Operation]) -> dict[int, list[Stay]]:
         """The stacked outputs of loops: a CPU's scheduler makes room for them before anything else, as zeros.
@@ -366,10 +224,9 @@ class _Simulation:
     def _loop(self, operation: Operation, used: list[list[Stay]], dying: list[bool], stacked: dict) -> list[Stay]:
         """Runs the body of a loop once, or each branch of a condition."""
         params, results = operation.params, operation.results
-        if operation.name not in _LOOPS:
-            inputs = used[1:] if operation.name == 'cond' else used
+        if operation.name not in LOOPS:
             for body in operation.bodies:
-                self.run(body, inputs)
+                self.run(body, used[1:])
             return [self.stay(result, operation.name) for result in results]
         if operation.name == 'scan':
             first, carried = params['num_consts'], params['num_carry']
@@ -391,8 +248,8 @@ class _Simulation:
 
     def _slices(self, body: Program, first: int, used: list[list[Stay]]) -> list[list[Stay]]:
         """What an iteration reads of stacked inputs; a slice that goes into a product is cut out first."""
-        written, slices = _written(body), []
+        written, slices = find_written(body), []
         for result, stacks in zip(body.inputs[first:], used[first:]):
-            alone = any(user.name in _ALONE - _LOOPS for user in written.users[id(result)])
+            alone = any(user.name in ALONE - LOOPS for user in written.users[id(result)])
             slices.append([*stacks, self.stay(result, 'slice')] if alone else stacks)
         return slices

@@ -67,7 +67,8 @@ def memory_estimate(config: Config, step: step_memory.Step | None = None) -> Mem
     Parameters, optimizer state, EMA and batch (with the step's numbers and metrics) are exact. The rest is what exists
     at the worst moment of the step as traced, see `llm.analysis.liveness`: arrays shaped like parameters count as
     `gradients` (updates and working copies are among them), those that end in the vocabulary as `logits`, what the
-    layers keep for the backward pass as `activations`, and everything else, with the gaps between, as `workspace`.
+    layers make, or loops over them keep for the backward pass, as `activations`, and everything else, with the gaps
+    between, as `workspace`.
 
     Args:
         config: the run's, resolved.
@@ -83,7 +84,7 @@ def memory_estimate(config: Config, step: step_memory.Step | None = None) -> Mem
             kinds['gradients'] += stay.bytes
         elif stay.shape and stay.shape[-1] == config.model.vocab_size:
             kinds['logits'] += stay.bytes
-        elif stay.what == 'stacked':
+        elif stay.what == 'stacked' or 'blocks' in stay.where.split('/'):
             kinds['activations'] += stay.bytes
     return MemoryEstimate(
         parameters=state['params'],

@@ -6,6 +6,7 @@ import jax
 
 from llm.analysis import step_memory, units
 from llm.config import Config
+from llm.errors import UserError
 from llm.parallel import mesh as mesh_lib
 
 
@@ -23,8 +24,13 @@ def mesh_plan(config: Config, devices: list[jax.Device] | None = None) -> dict[s
         arrays are when there are most (`bytes`, `operation`, `shape` before it is cut, `dtype`, `where`).
 
     Raises:
-        UserError: if the config does not fit the mesh.
+        UserError: if the config does not fit the mesh, or is for `pmap`, whose copies of the step are not on one.
     """
+    if config.parallel.wrapper == 'pmap':
+        raise UserError(
+            'parallel.wrapper is pmap, which copies the whole step to every device; --mesh shows how jit cuts it: '
+            'leave out --mesh, or make the wrapper jit'
+        )
     mesh = mesh_lib.make_mesh(config.parallel, devices)
     mesh_lib.check_divides(config, mesh)
     step = step_memory.abstract_step(config, mesh)

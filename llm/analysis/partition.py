@@ -2,13 +2,12 @@
 
 Known are the arguments, the results, and what the model pins (`llm.parallel.axes.constrain`). Most operations tie an
 axis of what they make to an axis of what they read; along these ties a cut spreads until everything reached is cut
-alike. The one exception is a product: where one operand is cut along the axis that is summed over and the other is not,
-the first is gathered (as with FSDP, a layer's weights before they are used).
+alike. Where that leaves a product with operands cut differently, `llm.analysis.communication` says what is sent.
 """
 
 import collections
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from jax.sharding import Mesh, PartitionSpec
 
@@ -35,14 +34,14 @@ class Partition:
         self._cut: dict[int, list[Axes]] = {}
         self._ties: dict[tuple[int, int], list[tuple[Result, int]]] = collections.defaultdict(list)
         pins: list[tuple[Result, PartitionSpec]] = []
-        self._products: list[Operation] = []
-        self._read(program, pins)
+        wanted: list[tuple[Result, PartitionSpec]] = []  # by what every device runs on its part
+        self._read(program, pins, wanted)
         self._pinned = {id(result) for result, _ in pins}
-        seeds = [
-            *pins,
-            *zip(program.inputs, inputs),
-            *((r, s) for r, s in zip(program.outputs, outputs) if s is not None),
-        ]
+        self._spread(pins)  # first: where activations meet parameters, it is the rows that stay cut
+        known = [(result, spec) for result, spec in zip(program.outputs, outputs) if spec is not None]
+        self._spread([*zip(program.inputs, inputs), *known, *wanted])
+
+    def _spread(self, seeds: Iterable[tuple[Result, PartitionSpec]]) -> None:
         queue = collections.deque()
         for result, spec in seeds:
             for axis, names in enumerate(spec):
@@ -51,23 +50,25 @@ class Partition:
                     queue.append((result, axis))
         while queue:
             result, axis = queue.popleft()
-            names = self._cut[id(result)][axis]
+            names = self.of(result)[axis]
             for other, at in self._ties[id(result), axis]:
                 if id(other) not in self._pinned and self._place(other, at, names):
                     queue.append((other, at))
-        self._gather()
 
     def __call__(self, result: Result) -> int:
-        parts = [math.prod(self._sizes[name] for name in names) for names in self._of(result)]
+        parts = [math.prod(self._sizes[name] for name in names) for names in self.of(result)]
         shape = [-(-size // part) for size, part in zip(result.shape, parts)]
         return math.prod(shape) * getattr(result.dtype, 'itemsize', 8)
 
-    def _of(self, result: Result) -> list[Axes]:
+    def of(self, result: Result) -> list[Axes]:
+        """The axes of the mesh that each axis of an array is cut over, to read and to change."""
         return self._cut.setdefault(id(result), [() for _ in result.shape])
 
     def _place(self, result: Result, axis: int, names: Axes) -> bool:
         """Cuts an axis that is whole so far, if that is possible. Returns whether anything changed."""
-        cut = self._of(result)
+        if result.local:
+            return False
+        cut = self.of(result)
         names = tuple(name for name in names if self._sizes[name] > 1)
         parts = math.prod(self._sizes[name] for name in names)
         taken = {name for other in cut for name in other}
@@ -76,42 +77,20 @@ class Partition:
         cut[axis] = names
         return True
 
-    def _read(self, program: Program, pins: list) -> None:
+    def _read(self, program: Program, pins: list, wanted: list) -> None:
         for operation in program.operations:
             if operation.name == 'sharding_constraint':
                 pins.append((operation.results[0], operation.params['sharding'].spec))
-            if operation.name == 'dot_general':
-                self._products.append(operation)
+            if operation.name == 'shard_to_full':
+                pins.append((operation.results[0], operation.params['spec']))
+            if operation.name == 'full_to_shard':
+                wanted.append((operation.inputs[0], operation.params['spec']))
             for body in operation.bodies:
-                self._read(body, pins)
+                self._read(body, pins, wanted)
             for left, i, right, j in ties(operation):
                 if left.shape[i] == right.shape[j] or operation.name == 'reshape':
                     self._ties[id(left), i].append((right, j))
                     self._ties[id(right), j].append((left, i))
-
-    def _gather(self) -> None:
-        for operation in self._products:
-            (left_summed, right_summed), _ = operation.params['dimension_numbers']
-            left, right = ([self._of(view) for view in _views(result)] for result in operation.inputs)
-            summed: set[str] = set()
-            for i, j in zip(left_summed, right_summed):
-                if left[0][i] == right[0][j]:
-                    summed.update(left[0][i])
-                    continue
-                for views, axis in ((left, i), (right, j)):
-                    for cut in views:
-                        cut[axis] = ()
-            # Parts of the sum are added up over these devices, each of which first holds the whole of its part.
-            made = self._of(operation.results[0])
-            made[:] = [() if summed & set(names) else names for names in made]
-
-
-def _views(result: Result) -> list[Result]:
-    """An array under all the names it has before it is used."""
-    found = [result]
-    while found[-1].operation.name in ('layout_constraint', 'optimization_barrier', 'convert_element_type'):
-        found.append(found[-1].operation.inputs[0])
-    return found
 
 
 def ties(operation: Operation) -> Iterator[Tie]:
@@ -145,6 +124,9 @@ def ties(operation: Operation) -> Iterator[Tie]:
         if len(more.shape) - len(dropped) == len(fewer.shape):
             for at, i in enumerate(i for i in range(len(more.shape)) if i not in dropped):
                 yield fewer, at, more, i
+    elif name in ('index_in_dim', 'stack'):
+        for one, all_ in [(results[0], inputs[0])] if name == 'index_in_dim' else [(x, results[0]) for x in inputs]:
+            yield from _alike(one, all_, True)
     elif name == 'gather':
         numbers = params['dimension_numbers']
         places = [at for at in range(len(results[0].shape)) if at not in numbers.offset_dims]

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from llm.analysis.liveness import Stay, temporaries
+from llm.analysis import communication
+from llm.analysis.heap import Stay
+from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
 from llm.config import Config
@@ -98,7 +100,8 @@ def predict(step: Step) -> tuple[StepMemory, list[Stay]]:
     if step.mesh is not None:
         inputs = [leaf.sharding.spec for leaf in jax.tree.leaves(given)]
         metrics = [PartitionSpec()] * (len(program.outputs) - len(leaves))
-        size = Partition(program, step.mesh, inputs, [leaf.sharding.spec for leaf in leaves] + metrics)
+        size = partition = Partition(program, step.mesh, inputs, [leaf.sharding.spec for leaf in leaves] + metrics)
+        communication.insert(program, partition)
     found = temporaries(program, donated, size, jax.default_backend() == 'cpu')
     used = program.used_inputs()
     memory = StepMemory(

@@ -70,6 +70,9 @@ def test_activations_grow_by_the_layer_and_the_row_and_shrink_with_remat():
         return memory.memory_estimate(config(dataclasses.replace(TINY, **changes), training=training)).activations
 
     layers = [activations(num_layers=layers) for layers in (4, 5, 6)]
+    # Unrolled, the order of operations shifts an array here and there; in a loop, every layer keeps the same.
+    assert layers[2] - layers[1] == pytest.approx(layers[1] - layers[0], rel=0.05)
+    layers = [activations(num_layers=layers, remat='dots') for layers in (4, 5, 6)]
     assert layers[2] - layers[1] == layers[1] - layers[0] > 0
     rows = [activations(rows) for rows in (4, 6, 8)]
     assert rows[2] - rows[1] == rows[1] - rows[0] > 0

@@ -25,6 +25,8 @@ from llm.config import (
     TrainingConfig,
 )
 from llm.data import batches
+from llm.errors import UserError
+from llm.parallel.mesh import make_mesh
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 MODEL = ModelConfig(vocab_size=512, context_length=64, num_layers=3, width=64, num_heads=4)
@@ -82,7 +84,14 @@ def test_variants(config):
 
 
 @pytest.mark.parametrize(
-    'parallel', [ParallelConfig(), ParallelConfig(data=2, fsdp=4), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=str
+    'parallel',
+    [
+        ParallelConfig(),
+        ParallelConfig(data=2, fsdp=4),
+        ParallelConfig(data=2, fsdp=2, tensor=2),
+        ParallelConfig(data=1, fsdp=2, tensor=2, context=2),
+    ],
+    ids=str,
 )
 def test_on_a_mesh(parallel):
     config = dataclasses.replace(SMALL, parallel=parallel, training=TrainingConfig(batch_size=16))
@@ -95,6 +104,28 @@ def test_on_a_mesh(parallel):
     parts = parallel.fsdp * parallel.tensor
     assert whole / parts <= cut <= whole / parts * 1.1  # all but the norms are cut
     assert all(row['parameter'] in mesh_plan.text(plan) for row in plan['parameters'])
+
+
+MESHES = {
+    'fsdp': ParallelConfig(data=1, fsdp=8),
+    'tensor': ParallelConfig(data=4, tensor=2),
+    'all': ParallelConfig(data=1, fsdp=2, tensor=2, context=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, axes', [('quickstart', axes) for axes in MESHES] + [('gpt_1_3b', 'fsdp')])
+def test_shipped_configs_on_a_mesh(name, axes):
+    config = dataclasses.replace(shipped(name), parallel=MESHES[axes])
+    if name == 'quickstart':  # its three heads cannot be cut in two
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_heads=4))
+    check(config, make_mesh(config.parallel, jax.devices()[:8]))
+
+
+def test_a_plan_for_pmap_is_refused():
+    config = dataclasses.replace(SMALL, parallel=ParallelConfig(wrapper='pmap'))
+    with pytest.raises(UserError, match=r'parallel\.wrapper is pmap.*make the wrapper jit'):
+        mesh_plan.mesh_plan(config)
 
 
 def _array(row):
@@ -130,6 +161,37 @@ def test_a_loop_keeps_what_it_stacks_and_one_iteration():
     sizes = [temporaries(program(loop, (64, 64), (n, 64, 64))).bytes / (4 * 64 * 64) for n in (8, 9, 10)]
     assert sizes[2] - sizes[1] == sizes[1] - sizes[0] == 1
     assert 8 <= sizes[0] <= 8 + 4
+
+
+def test_a_loop_unrolled_as_a_whole_is_no_loop():
+    def scanned(reverse):
+        def loop(x, kernels):
+            return jax.lax.scan(lambda x, w: (x @ w, x @ w + 1), x, kernels, reverse=reverse, unroll=3)
+
+        return lambda x, kernels: (loop(x, kernels)[0], jax.lax.scan(sum_up, 0.0, loop(x, kernels)[1], unroll=3)[0])
+
+    def sum_up(total, y):
+        return total + jnp.tanh(y).sum(), None
+
+    def written(reverse):
+        def loop(x, kernels):
+            total = 0.0
+            made = {}
+            for turn in (2, 1, 0) if reverse else (0, 1, 2):
+                x = x @ kernels[turn]
+                made[turn] = x + 1
+            for turn in range(3):
+                total = total + jnp.tanh(made[turn]).sum()
+            return x, total
+
+        return loop
+
+    for reverse in (False, True):
+        loop = program(scanned(reverse), (64, 64), (3, 64, 64))
+        assert 'scan' not in {operation.name for operation in loop.operations}
+        assert 'stack' not in {operation.name for operation in loop.operations}  # each turn reads what one made
+        expected = temporaries(program(written(reverse), (64, 64), (3, 64, 64)))
+        assert temporaries(loop).bytes == expected.bytes
 
 
 def test_dead_code_and_unused_arguments_are_left_out():
