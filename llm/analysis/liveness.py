@@ -148,15 +148,7 @@ class _Simulation:
         for index, operation in enumerate(operations):
             last.update((id(source), index) for x in operation.inputs for source in written.sources(x))
         last.update((id(source), len(operations)) for x in program.outputs for source in written.sources(x))
-        # On a CPU, a product with batch axes, or of operands of two types, is done in float32.
-        wide = {
-            id(written.of(x))
-            for op in program.operations
-            if self.cpu and op.name == 'dot_general'
-            if op.params['dimension_numbers'][1][0] or op.inputs[0].dtype != op.inputs[1].dtype
-            for x in op.inputs
-            if x.dtype.itemsize == 2
-        }
+        wide = self._widened(program, written)
         stacked = self._stacked(operations) if self.cpu else {}
         for index, operation in enumerate(operations):
             self.now += 1
@@ -190,6 +182,14 @@ class _Simulation:
         outputs = [stays_of(result) for result in program.outputs]
         self._touch(outputs)
         return outputs
+
+    def _widened(self, program: Program, written: Written) -> set[int]:
+        """On a CPU, a product with batch axes, or of operands of two types, is done in float32: its 16-bit operands."""
+        products = [op for op in program.operations if op.name == 'dot_general' and self.cpu]
+        products = [
+            op for op in products if op.params['dimension_numbers'][1][0] or op.inputs[0].dtype != op.inputs[1].dtype
+        ]
+        return {id(written.of(x)) for op in products for x in op.inputs if x.dtype.itemsize == 2}
 
     def _touch(self, groups: list[list[Stay]]) -> None:
         for stays in groups:
@@ -240,16 +240,24 @@ class _Simulation:
         rest = stacked.get(id(operation)) or [self.stay(result, 'stacked') for result in results[carried:]]
         self.now += 1
         constants = used[params.get('cond_nconsts', 0) : first]
-        slices = self._slices(operation.bodies[0], first + carried, used)
+        stacks = list(zip(operation.inputs, used))[first + carried :]
+        slices, widened = self._slices(operation.bodies[0], stacks)
         self.run(operation.bodies[0], constants + [[stay] for stay in carry] + slices)
         self.now += 1
-        self._touch([carry, rest])
+        self._touch([carry, rest, widened])
         return carry + rest
 
-    def _slices(self, body: Program, first: int, used: list[list[Stay]]) -> list[list[Stay]]:
-        """What an iteration reads of stacked inputs; a slice that goes into a product is cut out first."""
-        written, slices = find_written(body), []
-        for result, stacks in zip(body.inputs[first:], used[first:]):
+    def _slices(self, body: Program, stacks: list[tuple[Result, list[Stay]]]) -> tuple[list[list[Stay]], list[Stay]]:
+        """What an iteration reads of stacked inputs, and what was made of whole stacks before the first.
+
+        A slice that goes into a product is cut out first; if that is done in float32, of the stack in float32.
+        """
+        written, slices, widened = find_written(body), [], []
+        wide = self._widened(body, written)
+        for result, (stack, stays) in zip(body.inputs[len(body.inputs) - len(stacks) :], stacks):
+            if id(result) in wide:
+                widened.append(self.stay(stack, 'convert_element_type', factor=2))
+                stays = [*stays, widened[-1]]
             alone = any(user.name in ALONE - LOOPS for user in written.users[id(result)])
-            slices.append([*stacks, self.stay(result, 'slice')] if alone else stacks)
-        return slices
+            slices.append([*stays, self.stay(result, 'slice')] if alone else stays)
+        return slices, widened
