@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from llm.analysis import step_memory
 from llm.config import Config, ModelConfig
 from llm.model import Transformer
+from llm.tree import named_leaves
 
 
 class Part(NamedTuple):
@@ -51,9 +52,9 @@ _JOURNEY = ('embedding', 'positions', 'embedding_norm', 'blocks', 'final_norm', 
 
 def parameter_table(model: ModelConfig) -> list[Part]:
     """Every tensor of the model, in the order a token meets them: (part, shape, count)."""
-    leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(model))
-    leaves.sort(key=lambda leaf: _JOURNEY.index(leaf[0][0].key))
-    return [Part('/'.join(key.key for key in path), leaf.shape, leaf.size) for path, leaf in leaves]
+    leaves = named_leaves(parameter_shapes(model))
+    leaves.sort(key=lambda leaf: _JOURNEY.index(leaf[0].split('/')[0]))
+    return [Part(name, leaf.shape, leaf.size) for name, leaf in leaves]
 
 
 def parameter_count(model: ModelConfig) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from llm.config import Config, DivergenceConfig
 from llm.model import Transformer
 from llm.objectives import next_token
+from llm.tree import named_leaves
 
 SMALLEST_DEVIATION = 1e-3  # of the mean: a loss that has stood still may still wiggle
 
@@ -83,10 +84,9 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
 
 
 def _first_not_finite(tree: Any) -> str | None:
-    for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for name, value in named_leaves(tree):
         finite = np.isfinite(np.asarray(value))
         if not finite.all():
-            name = '/'.join(key.key for key in path)
             layers = np.argwhere(~finite)[:, 0] if name.startswith('blocks/') else []
             return f'{name} of layer {layers[0]}' if len(layers) else name
     return None

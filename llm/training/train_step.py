@@ -15,6 +15,7 @@ from llm.training.optimizer import hyperparameters as optimizer_hyperparameters
 from llm.training.optimizer import make_optimizer
 from llm.training.schedule import learning_rate_factor
 from llm.training.train_state import TrainState
+from llm.tree import named_leaves
 
 Metrics = dict[str, tuple[Array, Array]]
 
@@ -109,8 +110,7 @@ def _summed_gradients(loss, params, batch, rng, accumulation):
 def _tensor_norms(tree) -> dict[str, Array]:
     """The norm of each tensor by its path; stacked tensors have one per layer."""
     norms = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = '/'.join(key.key for key in path)
+    for name, value in named_leaves(tree):
         axes = tuple(range(1, value.ndim)) if name.startswith('blocks/') else None
         norms[name] = jnp.sqrt(jnp.sum(jnp.square(value.astype(jnp.float32)), axis=axes))
     return norms
