@@ -27,8 +27,8 @@ CPU = {
     'base': {'presets': ('cpu-4x128',)},
     'matmul': ask.Matmul(sizes=(256, 512, 1024, 2048), shapes=('2048x128x512', '2048x384x1536')),
     'axes': {
-        'width': (64, 128, 256, 512),
-        'layers': (1, 2, 4, 8),
+        'width': (64, 128, 256),
+        'layers': (1, 2, 4),
         'length': (64, 128, 256),
         'batch': (4, 16, 32),
     },
@@ -36,7 +36,7 @@ CPU = {
     'attention': ask.Attention(batch=(8,), heads=(4,), length=(128, 256, 512), head_dim=(32,)),
     'decode': ask.Decode(presets=('cpu-6x384',), batch=(1, 4, 16), context=(128,)),
     'compile': ask.Compile(presets=('cpu-4x128',), layers=(2, 8)),
-    'repeats': 7,
+    'repeats': 5,
 }
 ACCELERATOR = {
     'base': {'presets': ('gpt2-124m',)},

@@ -95,8 +95,10 @@ def alone(optimizer='adamw'):
     return losses, jax.device_get(state.params)
 
 
-@pytest.mark.parametrize('accumulation', [1, 2])
-@pytest.mark.parametrize('cut', CUTS)
+@pytest.mark.parametrize(
+    'cut, accumulation',
+    [*((cut, 1) for cut in CUTS), ('data', 2), ('all axes', 2), ('pmap', 2)],
+)
 def test_one_curve(cut, accumulation):
     losses, state = run(config(CUTS[cut], accumulation), devices=8)
     np.testing.assert_allclose(losses, alone()[0], rtol=1e-5)
