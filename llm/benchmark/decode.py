@@ -106,13 +106,14 @@ def decode_cases(
     floor = new_tokens * (parameters + batch * middle * per_token)
     prefill_tokens = batch * (context - 1)
     forward = lambda length: flops.forward_flops_per_token(config.model, length, '6N+attention_causal')
+    head = 2 * config.model.vocab_size * config.model.width  # which a prefill does not multiply
     # A step of decoding reads the whole past: as a row of twice the length does on average.
     return [
         Case(
             name=f'{name} prefill',
             shape=shape | {'part': 'prefill'},
             tokens=prefill_tokens,
-            flops={'2N+attention_causal': prefill_tokens * forward(context - 1)},
+            flops={'2N+attention_causal': prefill_tokens * (forward(context - 1) - head)},
             bytes={'minimum': float(parameters + prefill_tokens * per_token)},
             memory=program.memory(prefill.compiled),
             compile_seconds=prefill.seconds,

@@ -1,5 +1,6 @@
 """Train a model, or go on training one: the same command on the same workdir resumes."""
 
+import os
 import pathlib
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,11 @@ def _on_several_processes(args: Args, config: Config) -> dict[str, Any]:
     alone = len(places) == 1
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        commands = [command(config, args.workdir, args.progress, place, alone, folder) for place in places]
+        commands = {
+            str(place.process_id if place.cluster is None else os.getpid()): command(
+                config, args.workdir, args.progress, place, alone, folder
+            )
+            for place in places
+        }
         watch(commands, args.distributed.timeout, f'{args.workdir}/process-{{}}.log')
         return Workdir(args.workdir).summary() if first_on_this_host(folder).is_file() else {}

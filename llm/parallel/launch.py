@@ -13,13 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from typing import Literal
 
 from llm.errors import Interrupted, MachineError, UserError
 
+KEPT = 1 << 18  # bytes of what a child says
 _GRACE = 5  # seconds that the others get to end once one has failed
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a run that was asked to stop, and saved
 _NOTE = re.compile(rb'^([IWE]\d{4} \d\d:|WARNING: All log)')  # of the C++ runtime
@@ -91,6 +91,7 @@ def join(place: Distributed, alone_on_host: bool) -> None:
             named['local_device_ids'] = [place.process_id]  # of GPUs; CPU devices are each process's own
     elif place.cluster != 'auto':
         named = {'cluster_detection_method': place.cluster}
+    jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM for itself; the loop handles that
     try:
         jax.distributed.initialize(
             **named, initialization_timeout=place.timeout, heartbeat_timeout_seconds=place.timeout
@@ -109,7 +110,7 @@ class _Child:
 
     def __init__(self, command: list[str], name: str, aloud: bool):
         self.name, self._aloud = name, aloud
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
+        self._tail = b''
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -120,7 +121,7 @@ class _Child:
         """Passes on what the child says, line by line (a progress bar ends them with a carriage return)."""
         rest = b''
         while chunk := os.read(self.process.stderr.fileno(), 1 << 16):
-            self.log.write(chunk)
+            self._tail = (self._tail + chunk)[-KEPT:]
             *lines, rest = re.split(rb'(?<=[\n\r])', rest + chunk)
             for line in lines:
                 self._aloud = self._aloud and not _LAST_WORDS.match(line)
@@ -136,10 +137,9 @@ class _Child:
             self.process.send_signal(number)
 
     def said(self) -> bytes:
-        """All of its words."""
+        """The last of its words."""
         self._reader.join(timeout=5)
-        self.log.seek(0)
-        return self.log.read()
+        return self._tail
 
     def complaint(self) -> str:
         """The line in which it said what is wrong, or ''."""
@@ -147,18 +147,18 @@ class _Child:
         return lines[-1].removeprefix('error: ') if lines else ''
 
 
-def watch(commands: list[list[str]], timeout: int, log: str) -> None:
+def watch(commands: dict[str, list[str]], timeout: int, log: str) -> None:
     """Runs one child per command until all are done.
 
     Args:
-        commands: of the processes to start here, the loudest first.
+        commands: of the processes to start here, by their number; the first speaks aloud.
         timeout: seconds without a sign of life after which the processes give each other up.
         log: where to leave what a dead process said; `{}` is its number.
 
     Raises:
         UserError, MachineError, Interrupted: as the first child to fail, or because of how it died.
     """
-    children = [_Child(command, str(number), aloud=number == 0) for number, command in enumerate(commands)]
+    children = [_Child(command, name, aloud=i == 0) for i, (name, command) in enumerate(commands.items())]
     previous = {}
 
     def hand_on(number, _):
@@ -210,7 +210,7 @@ def _explain(child: _Child, count: int, timeout: int, log: str) -> None:
     complaint = child.complaint()
     if code == 2:
         raise UserError(complaint or 'a process was given wrong options')
-    if code == 1 and complaint:
+    if complaint:
         raise MachineError(complaint)
     file = log.format(child.name)
     with contextlib.suppress(OSError), open(file, 'wb') as out:
@@ -221,7 +221,8 @@ def _explain(child: _Child, count: int, timeout: int, log: str) -> None:
             f'another process of this run is gone (or {timeout} s without a sign of life), so this one ended; start '
             f'all of them again to go on from the last checkpoint. What it said is in {file}'
         )
+    of = f' of {count}' if count > 1 else ''
     raise MachineError(
-        f'process {child.name} of {count} {how} and the others were ended; the same command goes on from the last '
-        f'checkpoint. What it said is in {file}'
+        f'process {child.name}{of} {how} and the others were ended; the same command goes on from the last checkpoint. '
+        f'What it said is in {file}'
     )

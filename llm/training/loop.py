@@ -122,6 +122,11 @@ def _existing_tokenizer(config: Config, workdir: Workdir) -> Tokenizer | None:
     return Tokenizer.load(workdir.tokenizer_file) if workdir.tokenizer_file.is_file() else None
 
 
+@jax.jit
+def _copied(state):
+    return jax.tree.map(jnp.copy, state)
+
+
 class _Run:
     """One attempt: what the loop needs at hand, and the state it moves."""
 
@@ -245,9 +250,7 @@ class _Run:
     def _save(self) -> None:
         state = self.state
         if jax.default_backend() == 'cpu':
-            state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(
-                state
-            )  # the next step takes this memory while it is still being written
+            state = _copied(state)  # the next step takes this memory while it is still being written
         record = json.loads(json.dumps(self.ledger.record | {'config': config_json.to_dict(self.config)}))
         self.checkpoints.save(self.step, state, record, self.config.checkpoint)
         self.writer.sync()
@@ -256,6 +259,7 @@ class _Run:
         """Goes back to a checkpoint from before `lost_at`, leaving out the batches that led there."""
         config, record = self.config.divergence, self.ledger.record
         self.checkpoints.finish(self.config.checkpoint)
+        distributed.barrier('rollback')  # process 0 writes the manifests that all read now
         offending = data_index(lost_at - 1, record['skipped'])
         if len(record['rollbacks']) >= config.max_rollbacks:
             message = f'diverged at step {lost_at} (batch {offending}): {reason}; {self._diagnose(lost_at)}'

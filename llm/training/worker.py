@@ -17,6 +17,8 @@ from llm.errors import MachineError
 from llm.parallel.launch import Distributed, join
 from llm.workdir import Workdir
 
+LOST = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'Gloo', 'gloo', 'NCCL', 'onnection')  # signs of a dead peer
+
 
 def command(
     config: Config, workdir: pathlib.Path, progress: bool, place: Distributed, alone_on_host: bool, folder: pathlib.Path
@@ -57,6 +59,8 @@ def main(file: str) -> None:
         train(config_json.from_json(job['config']), workdir.path, progress=job['progress'] and first)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).split('\n')[0][:200]
+        if not any(sign in reason for sign in LOST):
+            raise
         raise MachineError(
             f'another process of this run is lost ({reason}); the same command goes on from the last checkpoint'
         ) from error
@@ -75,5 +79,14 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _leave(code: int) -> None:
+    """Ends the process. One that failed does not wait, as jax would at exit, for others that wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+        sys.exit(code)
+    os._exit(code)
+
+
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main(sys.argv[1]), debug=False))
+    _leave(guarded(lambda: main(sys.argv[1]), debug=False))

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm import runtime
 from llm.config import (
     Adafactor,
     AdamW,
@@ -72,7 +73,8 @@ def batch(step):
 
 
 def run(config, devices):
-    """The losses, and the last state."""
+    """The losses, and the last state, of the config as a run resolves it."""
+    config = runtime.resolve(config)
     mesh = mesh_lib.make_mesh(config.parallel, jax.devices()[:devices])
     mesh_lib.check_divides(config, mesh)
     abstract = abstract_state(config)

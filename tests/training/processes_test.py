@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from llm import config_json
 from llm.training.loop import train
@@ -149,3 +150,13 @@ def test_a_host_that_loses_another_says_so(tiny, tmp_path):
     assert code == 1 and lines[-1].startswith('error: another process of this run is'), err
     assert not any(mark in err for mark in ('Check failure', 'Traceback', '    @')), err
     assert finish(hosts[1])[0] == 1
+
+
+def test_one_that_fails_alone_ends_the_run_with_its_own_words(tiny, tmp_path):
+    """Only process 0 takes the lock; the other waits for it in a collective."""
+    (tmp_path / 'run').mkdir()
+    with FileLock(tmp_path / 'run' / '.lock'):
+        began = time.monotonic()
+        code, _, err = finish(start(tiny, tmp_path))
+    assert code == 2 and time.monotonic() - began < 90
+    assert err.strip().splitlines()[-1].startswith('error: another process is training in'), err
