@@ -33,8 +33,8 @@ CPU = {
         'batch': (4, 16, 32),
     },
     'models': ask.Train(presets=('cpu-4x128', 'cpu-6x384'), masking=('on', 'off')),
-    'attention': ask.Attention(batch=(8,), heads=(4,), length=(128, 256, 512), head_dim=(32,)),
-    'decode': ask.Decode(presets=('cpu-6x384',), batch=(1, 4, 16), context=(128,)),
+    'attention': ask.Attention(batch=(8,), heads=(4,), length=(128, 512), head_dim=(32,)),
+    'decode': ask.Decode(presets=('cpu-6x384',), batch=(1, 16), context=(128,)),
     'compile': ask.Compile(presets=('cpu-4x128',), layers=(2, 8)),
     'repeats': 5,
 }
