@@ -177,10 +177,7 @@ def watch(commands: dict[str, list[str]], timeout: int, log: str) -> None:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        for child in children:
-            if child.code() is None:
-                child.send(signal.SIGKILL)
-                child.process.wait()
+        _end(children, 0)
 
 
 def _first_failure(children: list[_Child]) -> _Child | None:

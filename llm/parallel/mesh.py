@@ -1,7 +1,5 @@
 """The devices of a run as one mesh, and what is put where on it."""
 
-import math
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -107,11 +105,6 @@ def with_shardings(mesh: Mesh, abstract: Tree, params: Tree) -> Tree:
     """The same tree of shapes, each with its place; arguments as for `shardings`."""
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(place, abstract, shardings(mesh, params, abstract))
-
-
-def bytes_per_device(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:
-    """What one device holds of an array."""
-    return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
