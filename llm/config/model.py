@@ -1,0 +1,120 @@
+"""The shape of the model, from ids to logits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llm.config.fields import require, require_choices
+
+Position = Literal['rope', 'learned', 'sinusoidal', 'alibi', 'none']
+Activation = Literal['gelu', 'relu', 'relu2', 'swiglu', 'geglu']
+BiasSite = Literal['query', 'key', 'value', 'attention_output', 'feed_forward', 'norm', 'lm_head']
+Dtype = Literal['float32', 'bfloat16', 'float16', 'float64']
+AttentionBackend = Literal['auto', 'reference', 'blocks', 'cudnn', 'splash']
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), from ids to logits."""
+
+    vocab_size: int = 4096  # token ids the model knows; the tokenizer is trained to fill them
+    context_length: int = 256  # longest sequence the model reads, in tokens
+    num_layers: int = 4  # transformer blocks
+    width: int = 192  # size of the residual stream
+    num_heads: int = 4  # query heads
+    num_kv_heads: int | None = None  # key and value heads: None is num_heads (MHA), 1 is MQA, between is GQA
+    head_dim: int | None = None  # size of one head; None is width / num_heads
+    feed_forward_width: int | None = None  # hidden size; None is 4 x width, or 8/3 x width for gated activations
+    activation: Activation = 'swiglu'  # feed-forward nonlinearity; the last two are gated
+    position: Position = 'rope'  # how the order of tokens enters
+    rope_base: float = 10_000.0  # longest RoPE wavelength is 2 pi x this, in tokens
+    attention_scale: float | None = None  # factor on query-key scores; None is 1 / sqrt(head_dim)
+    attention_softcap: float | None = None  # scores become cap x tanh(scores / cap)
+    logit_softcap: float | None = None  # logits become cap x tanh(logits / cap)
+    qk_norm: bool = False  # RMS-normalise queries and keys per head
+    windows: tuple[int | None, ...] = (None,)  # sliding windows in tokens, repeated over the layers; None sees all
+    norm: Literal['rmsnorm', 'layernorm'] = 'rmsnorm'  # kind of normalisation
+    norm_placement: Literal['pre', 'post', 'both'] = (
+        'pre'  # what is normalised: f's input, x + f(x), or f's in- and output
+    )
+    norm_epsilon: float = 1e-6  # added to the variance
+    norm_unit_offset: bool = False  # scale by (1 + w) with w starting at 0, as Gemma does
+    biases: tuple[BiasSite, ...] = ()  # which layers have a bias
+    tied_embeddings: bool = True  # the head is the transposed embedding
+    embedding_scale: float = 1.0  # factor on embeddings before the first block
+    embedding_norm: bool = False  # normalise embeddings before the first block
+    dropout: float = 0.0  # probability of zeroing an activation, at the embedding and each block's outputs
+    init_std: float = 0.02  # standard deviation of embeddings
+    init_kernel: Literal['fan_in', 'normal'] = 'fan_in'  # kernels: std 1 / sqrt(fan_in), or init_std
+    init_output: Literal['depth_scaled', 'zero', 'plain'] = 'depth_scaled'  # output projections: / sqrt(2 layers), 0
+    remat: Literal['none', 'dots', 'full'] = 'none'  # recompute in the backward pass: nothing, all but matmuls, all
+    param_dtype: Dtype = 'float32'  # storage of parameters
+    compute_dtype: Dtype | Literal['auto'] = 'float32'  # operands of matrix products; 'auto' is what is fastest here
+    logit_dtype: Dtype = 'float32'  # logits and the loss
+    attention_backend: AttentionBackend = 'auto'  # which attention trains and evaluates; 'auto' is the platform's own
+
+    def __post_init__(self):
+        require_choices('model', self)
+        for name in ('vocab_size', 'context_length', 'num_layers', 'width', 'num_heads'):
+            require(getattr(self, name) >= 1, f'model.{name}', getattr(self, name), 'at least 1')
+        for name in ('num_kv_heads', 'head_dim', 'feed_forward_width'):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f'model.{name}', value, 'at least 1, or None')
+        if self.head_dim is None:
+            require(
+                self.width % self.num_heads == 0,
+                'model.width',
+                self.width,
+                f'a multiple of model.num_heads ({self.num_heads}), or set model.head_dim',
+            )
+        require(
+            self.num_heads % self.kv_heads == 0,
+            'model.num_kv_heads',
+            self.kv_heads,
+            f'a divisor of model.num_heads ({self.num_heads})',
+        )
+        require(
+            self.position != 'rope' or self.key_size % 2 == 0,
+            'model.head_dim',
+            self.key_size,
+            'even, because RoPE rotates pairs (or choose another model.position)',
+        )
+        require(self.rope_base > 1, 'model.rope_base', self.rope_base, 'greater than 1')
+        for name in ('attention_scale', 'attention_softcap', 'logit_softcap'):
+            value = getattr(self, name)
+            require(value is None or value > 0, f'model.{name}', value, 'positive, or None')
+        require(len(self.windows) >= 1, 'model.windows', self.windows, 'at least one entry (None is full attention)')
+        for window in self.windows:
+            require(window is None or window >= 1, 'model.windows', self.windows, 'made of positive sizes or None')
+        require(self.norm_epsilon > 0, 'model.norm_epsilon', self.norm_epsilon, 'positive')
+        require(len(set(self.biases)) == len(self.biases), 'model.biases', self.biases, 'free of repeats')
+        require(
+            not ('lm_head' in self.biases and self.tied_embeddings),
+            'model.biases',
+            self.biases,
+            'without lm_head when model.tied_embeddings is True',
+        )
+        require(0 <= self.dropout < 1, 'model.dropout', self.dropout, 'in [0, 1)')
+        require(self.init_std > 0, 'model.init_std', self.init_std, 'positive')
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def key_size(self) -> int:
+        return self.width // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ('swiglu', 'geglu')
+
+    @property
+    def hidden_width(self) -> int:
+        if self.feed_forward_width is not None:
+            return self.feed_forward_width
+        return -(-8 * self.width // 3 // 32) * 32 if self.gated else 4 * self.width
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """The window of each layer: `windows` repeated over `num_layers`."""
+        return tuple(self.windows[layer % len(self.windows)] for layer in range(self.num_layers))

@@ -1,0 +1,170 @@
+"""What is minimised: one dataclass per stage of training."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from llm.config.fields import require, require_choices
+
+
+def _check_ranges(objective) -> None:
+    """Refuses numbers that no objective can use."""
+    name = 'objective'
+    require_choices(name, objective)
+    for f in dataclasses.fields(objective):
+        value = getattr(objective, f.name)
+        if f.name in ('z_loss', 'vocabulary_chunk', 'centring', 'margin_scale', 'kl_coefficient', 'value_coefficient'):
+            require(value >= 0, f'{name}.{f.name}', value, 'at least 0')
+        elif f.name == 'label_smoothing':
+            top = 0.5 if isinstance(objective, DPO) else 1
+            require(0 <= value < top, f'{name}.{f.name}', value, f'in [0, {top})')
+        elif f.name in ('beta', 'clip', 'kl_horizon'):
+            require(value > 0, f'{name}.{f.name}', value, 'positive')
+        elif f.name in ('clip_high', 'value_clip', 'kl_target'):
+            require(value is None or value > 0, f'{name}.{f.name}', value, 'positive, or None')
+        elif f.name in ('discount', 'gae_lambda'):
+            require(0 <= value <= 1, f'{name}.{f.name}', value, 'in [0, 1]')
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Next-token cross-entropy."""
+
+    kind: ClassVar[str] = 'next_token'
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning: next-token cross-entropy on the answers of conversations."""
+
+    kind: ClassVar[str] = 'sft'
+    train_on: Literal['completions', 'all'] = 'completions'  # the answers, or every token but the first
+    packing: bool = True  # several examples share a row, each seeing only itself
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Bradley-Terry on rankings: one number per response, higher for the better one (Ouyang et al. 2022)."""
+
+    kind: ClassVar[str] = 'reward_model'
+    margin_scale: float = 0.0  # factor on the margin that the data gives a pair (Touvron et al. 2023, Llama 2)
+    centring: float = 0.0  # weight of (reward of chosen + of rejected)^2, which keeps rewards around 0
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Direct preference optimisation (Rafailov et al. 2023). The reference is the model that training starts from."""
+
+    kind: ClassVar[str] = 'dpo'
+    loss: Literal['sigmoid', 'robust', 'ipo', 'hinge'] = 'sigmoid'  # of beta x the margin of log-ratios
+    beta: float = 0.1  # strength of the pull back to the reference
+    label_smoothing: float = 0.0  # probability that a preference is the wrong way round (sigmoid and robust)
+    length_normalized: bool = False  # log-probabilities per token instead of per response (always so in ipo)
+    reference_free: bool = False  # leave the reference out: a uniform one
+    __post_init__ = _check_ranges
+
+    # label_smoothing with a loss that has none would be a knob that does nothing: refused by Config.
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Responses drawn from the policy, and the updates made from them."""
+
+    samples_per_prompt: int = 8  # responses to each prompt
+    max_new_tokens: int = 64  # longest response in tokens, EOS included
+    temperature: float = 1.0  # logits are divided by it, when sampling and when scoring alike
+    epochs: int = 1  # times that each response is learned from
+    minibatches: int = 1  # updates that an epoch's responses are dealt out to
+
+    def __post_init__(self):
+        for name in ('samples_per_prompt', 'max_new_tokens', 'epochs', 'minibatches'):
+            require(getattr(self, name) >= 1, f'objective.rollout.{name}', getattr(self, name), 'at least 1')
+        require(self.temperature > 0, 'objective.rollout.temperature', self.temperature, 'positive')
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Where the reward of a response comes from: reward models, a Python function, or the sum of both."""
+
+    models: tuple[str, ...] = ()  # workdirs of reward models; several are an ensemble
+    ensemble: Literal['mean', 'min'] = 'mean'  # what an ensemble agrees on (Coste et al. 2023)
+    function: str = ''  # FILE.py:NAME or MODULE:NAME of reward(prompts, completions, **columns) -> list of numbers
+    function_weight: float = 1.0  # factor on the function's rewards
+    missing_eos_penalty: float = 0.0  # taken off a response that does not end within max_new_tokens
+
+    def __post_init__(self):
+        require_choices('objective.reward', self)
+        require(
+            not self.function or (self.function.count(':') == 1 and all(self.function.split(':'))),
+            'objective.reward.function',
+            self.function,
+            'FILE.py:NAME or MODULE:NAME',
+        )
+        require(
+            self.missing_eos_penalty >= 0,
+            'objective.reward.missing_eos_penalty',
+            self.missing_eos_penalty,
+            'at least 0',
+        )
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Proximal policy optimisation with a value head and a KL penalty (Schulman et al. 2017; Ziegler et al. 2019)."""
+
+    kind: ClassVar[str] = 'ppo'
+    rollout: RolloutConfig = RolloutConfig(samples_per_prompt=1, epochs=4)
+    reward: RewardConfig = RewardConfig()
+    kl_coefficient: float = 0.05  # of log(policy / reference), taken off each token's reward; the first one if adaptive
+    kl_target: float | None = None  # KL in nats per response that an adaptive coefficient keeps to; None is fixed
+    kl_horizon: float = 10_000.0  # responses over which the adaptive coefficient adapts
+    clip: float = 0.2  # largest change of a token's probability ratio that is rewarded
+    value_clip: float | None = 0.2  # largest change of a value that is rewarded; None does not clip
+    value_coefficient: float = 0.1  # weight of the value loss
+    discount: float = 1.0  # of later rewards, per token
+    gae_lambda: float = 0.95  # bias against variance of the advantages (Schulman et al. 2016)
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Group-relative policy optimisation (Shao et al. 2024): a response against the others to its prompt."""
+
+    kind: ClassVar[str] = 'grpo'
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    loss: Literal['grpo', 'dr_grpo', 'bnpo', 'dapo'] = 'dapo'  # what a response's tokens are averaged over
+    scale_rewards: bool = True  # divide a group's advantages by their deviation (Dr. GRPO, Liu et al. 2025, does not)
+    kl_coefficient: float = 0.0  # of the KL to the reference, in the loss
+    kl_estimator: Literal['k2', 'k3', 'ratio_k3'] = (
+        'ratio_k3'  # its form (Schulman 2020); k3's gradient is forward KL's
+    )
+    clip: float = 0.2  # largest fall of a token's probability ratio that is rewarded
+    clip_high: float | None = None  # largest rise of it (Yu et al. 2025, DAPO); None is `clip`
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class RLOO:
+    """REINFORCE with a leave-one-out baseline, KL penalty in the reward (Ahmadian et al. 2024)."""
+
+    kind: ClassVar[str] = 'rloo'
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    kl_coefficient: float = 0.05  # of the response's log(policy / reference), taken off its reward
+    clip: float = 0.2  # largest change of a response's probability ratio that is rewarded
+    normalize_advantages: bool = False  # to mean 0 and deviation 1 over the batch
+    __post_init__ = _check_ranges
+
+
+Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO
+Online = PPO | GRPO | RLOO  # learn from responses that they draw themselves
