@@ -160,6 +160,10 @@ class InstructionTable:
             del batch['segment_ids'], batch['positions']
         return batch
 
+    def prompt(self, index: int) -> list[int]:
+        """The ids of an example before the first one that is trained on."""
+        return self._ids[index][: int(np.argmax(self._masks[index]))].tolist()
+
     def update(self, digest: Any) -> None:
         """Adds the content to a hash."""
         self._ids.update(digest)

@@ -109,6 +109,10 @@ class PromptTable:
             'indices': np.asarray(indices, np.int32),
         }
 
+    def prompt(self, index: int) -> list[int]:
+        """The ids of a prompt."""
+        return self._ids[index].tolist()
+
     def columns(self, indices: Integer[np.ndarray, 'rows']) -> dict[str, list]:
         """What a reward function is told: `prompts` as the rows have them, and every further field (or None)."""
         chosen = [self._prompts[i] for i in indices]
