@@ -67,6 +67,14 @@ def test_conversations_become_prompt_and_texts():
     assert parse(ranking([assistant('yes')], [assistant('no')], prompt=prompt)) == expected
 
 
+def test_a_prompt_that_quotes_the_conversation():
+    """As in UltraFeedback: the prompt as a text, chosen and rejected as whole conversations."""
+    whole = lambda answer: [user('a'), assistant(answer)]
+    assert parse(pair('a', whole('yes'), whole('no'))) == ([user('a')], ['yes', 'no'], [1, 0])
+    with pytest.raises(BadRow, match='not one of the messages'):
+        parse(pair('b', whole('yes'), whole('no')))
+
+
 def test_without_a_prompt_it_is_how_both_begin():
     assert parse({'chosen': 'The sky is blue', 'rejected': 'The sky is green'}).prompt == 'The sky is'
     assert parse({'chosen': 'abc', 'rejected': 'abd'}) == ('ab', ['c', 'd'], [1, 0])
