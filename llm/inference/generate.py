@@ -13,6 +13,7 @@ from llm.inference.decode import Decoder, PastContext
 from llm.inference.sampling import SamplingParams
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
+from llm.workdir import Workdir
 
 Prompt = str | bytes | Sequence[int]
 FinishReason = Literal['stop_token', 'stop_string', 'length']
@@ -187,7 +188,7 @@ class Generator:
         found = beam_search.beam_search(
             self.model,
             self.params,
-            self._encode(prompt),
+            self.encode(prompt),
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
@@ -202,7 +203,8 @@ class Generator:
             completions.append(transcript.completion())
         return completions
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt, beginning with <bos>."""
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str | bytes) else list(prompt)
         return ids if ids[:1] == [self.tokenizer.bos_id] else [self.tokenizer.bos_id, *ids]
 
@@ -212,7 +214,7 @@ class Generator:
         decoder = Decoder(
             self.model,
             self.params,
-            [self._encode(prompt) for prompt in prompts],
+            [self.encode(prompt) for prompt in prompts],
             settings,
             max_new_tokens=max_new_tokens,
             stop_ids=self.stop_ids,
@@ -229,3 +231,24 @@ class Generator:
                 transcript.finish('length')
             if transcript.finish_reason == 'stop_string':
                 decoder.finish(row)
+
+
+def load_generator(workdir: Workdir, step: int | None = None, ema: bool = False, stop_ids: Sequence[int] = ()):
+    """The `Generator` of a run.
+
+    Args:
+        workdir: the run's.
+        step: which checkpoint; None is the newest good one.
+        ema: with the averaged parameters instead of the raw ones.
+        stop_ids: tokens that end a text, besides the end-of-sequence token.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is damaged.
+    """
+    from llm import runtime
+    from llm.training import checkpoint
+
+    config = runtime.usable_config(workdir)
+    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    _, params = checkpoint.load_params(workdir, step, ema)
+    return Generator(Transformer(config.model), params, tokenizer, stop_ids)
