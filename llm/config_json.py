@@ -122,6 +122,9 @@ def _build(annotation: Any, value: Any, path: str) -> Any:
         return _build(next(a for a in args if a is not type(None)), value, path)
     if dataclasses.is_dataclass(annotation):
         fields = {f.name: f for f in dataclasses.fields(annotation)}
+        for name, f in fields.items():  # what was the only kind when it was written down
+            if hasattr(f.default, 'kind') and isinstance(value.get(name), dict):
+                value = value | {name: {'kind': f.default.kind} | value[name]}
         for name in value:
             if name not in fields:
                 close = difflib.get_close_matches(name, fields, n=1)

@@ -6,6 +6,8 @@
     metrics.jsonl     the truth, append-only: one row per logged step, evaluation, sample and event
     events/           the same for TensorBoard
     checkpoints/      parameters, optimizer state and data position by step
+    frozen/           parameters that the run uses and does not train: a reference, or what LoRA adapts
+    reference.npz     log-probabilities of the reference model, for DPO
     summary.json      how the run stands: `status` is running, done, interrupted or failed
     report.html       for people
 
@@ -56,6 +58,14 @@ class Workdir:
     @property
     def checkpoints(self) -> pathlib.Path:
         return self.path / 'checkpoints'
+
+    @property
+    def frozen(self) -> pathlib.Path:
+        return self.path / 'frozen'
+
+    @property
+    def reference_file(self) -> pathlib.Path:
+        return self.path / 'reference.npz'
 
     @property
     def tokenizer_file(self) -> pathlib.Path:

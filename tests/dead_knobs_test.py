@@ -47,7 +47,7 @@ from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.checkpoint import Checkpoints, params_sha256
 from llm.training.divergence import divergence
-from llm.training.evaluate import Evaluator
+from llm.training.evaluate_text import TextEvaluator
 from llm.training.initialize import initialize
 from llm.training.schedule import learning_rate_factor
 from llm.training.train_state import TrainState, abstract_state, create_state
@@ -441,10 +441,10 @@ def test_divergence_window_and_z_score():
 def test_which_checkpoints_are_kept(tmp_path, keep, left):
     """Seven checkpoints, of which the third has the lowest held-out loss."""
     config = CheckpointConfig(**{'keep_last': 1, 'keep_every': None, 'keep_best': False} | keep)
-    checkpoints = Checkpoints(Workdir(tmp_path))
+    checkpoints = Checkpoints(Workdir(tmp_path).checkpoints)
     state = TrainState(jnp.int32(0), {'x': jnp.zeros(2)}, {}, {'y': jnp.zeros(1)}, None)
     for step in range(7):
-        checkpoints.save(step, state, {'held_out_loss': abs(step - 2.0)}, config)
+        checkpoints.save(step, state.stored(), {'held_out_loss': abs(step - 2.0)}, config)
     checkpoints.finish(config)
     assert checkpoints.steps() == left
     checkpoints.close()
@@ -495,7 +495,7 @@ def other_run(corpus, tmp_path_factory):
 
 LEFT_BY_A_RUN = {
     'training.steps': (lambda run: run.summary()['step'], 4, 3),
-    'checkpoint.every': (lambda run: Checkpoints(run).steps(), [0, 2, 4], [0, 1, 2, 3]),
+    'checkpoint.every': (lambda run: Checkpoints(run.checkpoints).steps(), [0, 2, 4], [0, 1, 2, 3]),
     'evaluation.every': (lambda run: [row['step'] for row in run.rows('evaluation')], [4], [1, 2, 3]),
     'evaluation.sample_prompt': (lambda run: [row['prompt'] for row in run.rows('sample')], [], ['x'] * 3),
     'evaluation.sample_tokens': (
@@ -542,7 +542,7 @@ def test_windows_of_an_evaluation(corpus, plain_run, other_run, monkeypatch):
     monkeypatch.setattr(mesh_lib, 'place', lambda mesh, rows, batch: (placed.append(rows), place(mesh, rows, batch))[1])
     for size in (1, 4):
         sized = replaced(config, 'evaluation', batch_size=size)
-        Evaluator(sized, prepared.tokenizer, prepared.held_out, mesh).measure(params, max_windows=4)
+        TextEvaluator(sized, prepared.tokenizer, prepared.held_out, mesh).measure(params, max_windows=4)
     assert placed == [1, 1, 1, 1, 4]
 
 
@@ -561,7 +561,7 @@ def test_init_from(corpus, plain_run, tmp_path, name):
         mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:1])
         abstract = abstract_state(config)
         placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
-        state, record, _ = initialize(config, Checkpoints(Workdir(tmp_path)), placed)
+        state, record, _ = initialize(config, Workdir(tmp_path), Checkpoints(Workdir(tmp_path).checkpoints), placed)
         parts = {'params': state.params, 'ema': state.ema, 'optimizer': state.opt_state, 'step': state.step}
         return params_sha256(parts) + json.dumps(record)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm import config_json, runtime
-from llm.analysis import flops, memory, pages, plots, units
+from llm.analysis import flops, measures, memory, pages, plots, units
 from llm.config import Config
 from llm.workdir import Workdir
 
@@ -42,17 +42,18 @@ def write_report(
     config, summary = runtime.stored_config(workdir), workdir.summary()
     train, evaluation = workdir.rows('train'), workdir.rows('evaluation')
     held_out = summary.get('held_out', {})
+    kind = config.objective.kind
     samples = workdir.rows('sample')
     context = {
         'name': config.name,
         'status': summary.get('status', 'running'),
         'message': summary.get('message', ''),
         'subtitle': _subtitle(workdir, config, summary, train),
-        'headline': _headline(held_out, baselines or {}),
+        'headline': _headline(kind, held_out, baselines or {}),
         'overlap': summary.get('data', {}).get('overlap'),
         'bars': _bars(held_out, baselines or {}),
         'cards': _cards(config, summary, train, evaluation),
-        'plots': _plots(train, evaluation, baselines or {}),
+        'plots': _plots(kind, train, evaluation, baselines or {}),
         'samples': [_sample(row) for row in _spread(samples, MOST_SAMPLES)],
         'samples_total': len(samples),
         'prompt': prompt,
@@ -82,7 +83,9 @@ def _subtitle(workdir: Workdir, config: Config, summary: dict, train: list[dict]
     return f'step {step:,} of {config.training.steps:,} · {workdir.path.resolve().name}'
 
 
-def _headline(held_out: dict, baselines: Mapping[str, float]) -> str:
+def _headline(kind: str, held_out: dict, baselines: Mapping[str, float]) -> str:
+    if kind != 'next_token':
+        return measures.sentence(kind, held_out)
     if 'bits_per_byte' not in held_out:
         return ''
     ours = f'{held_out["bits_per_byte"]:.3f} bits per byte on held-out documents'
@@ -117,15 +120,18 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
     held_out = summary.get('held_out') or (evaluation[-1] if evaluation else {})
     last = train[-1] if train else {}
     bytes_read = (
-        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents' if 'documents' in held_out else ''
+        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents' if held_out.get('documents') else ''
     )
     waited = summary.get('data_wait_fraction', last.get('data_wait_fraction'))
+    trained = summary.get('trained_parameters')
     cards = [
-        ('held-out loss', held_out.get('loss'), '{:.4f}', 'nats per token'),
-        ('perplexity', held_out.get('perplexity'), '{:.2f}', 'held-out, per token'),
-        ('bits per byte', held_out.get('bits_per_byte'), '{:.4f}', bytes_read),
+        *(
+            (m.name, held_out.get(m.key), m.form, m.unit or bytes_read)
+            for m in measures.MEASURES[config.objective.kind]
+        ),
         ('training loss', last.get('loss'), '{:.4f}', f'at step {last.get("step", 0):,}'),
         ('parameters', summary.get('parameters'), units.count, ''),
+        ('of them trained', trained if trained != summary.get('parameters') else None, units.count, 'adapters'),
         ('tokens trained on', summary.get('tokens', last.get('tokens')), units.count, ''),
         ('training time', summary.get('seconds', last.get('seconds')), units.duration, 'without evaluation and saving'),
         ('first step', summary.get('first_step_seconds'), units.duration, 'tracing and compiling included'),
@@ -138,7 +144,7 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
     return [(label, show(form, value), note) for label, value, form, note in cards if value is not None]
 
 
-def _plots(train: list[dict], evaluation: list[dict], baselines: Mapping[str, float]) -> list:
+def _plots(kind: str, train: list[dict], evaluation: list[dict], baselines: Mapping[str, float]) -> list:
     def column(rows, name):
         return [row.get(name) for row in rows]
 
@@ -150,13 +156,17 @@ def _plots(train: list[dict], evaluation: list[dict], baselines: Mapping[str, fl
     drawn, curves = [], []
     if train:
         curves.append(series('training', train, 'loss'))
-    if evaluation:
+    if evaluation and 'loss' in evaluation[-1]:
         curves.append(series('held out', evaluation, 'loss', colour=1, marked=True))
     if averaged:
         curves.append(series('held out, averaged weights', evaluation, 'ema_loss', **look))
+    if kind in measures.PLOTS:
+        drawn += [plot for row in measures.PLOTS[kind] if (plot := _objective_plot(*row, train, evaluation))]
     if curves:
-        drawn.append(plots.line_plot('Loss', 'step', 'nats per token', curves, log_y=True))
-    if evaluation:
+        unit = 'nats per token' if kind in ('next_token', 'sft') else 'what is minimised'
+        positive = all((row.get('loss') or 0) > 0 for row in (*train, *evaluation))
+        drawn.append(plots.line_plot('Loss', 'step', unit, curves, log_y=positive))
+    if evaluation and 'bits_per_byte' in evaluation[-1]:
         curves = [series('held out', evaluation, 'bits_per_byte', colour=1, marked=True)]
         if averaged:
             curves.append(series('held out, averaged weights', evaluation, 'ema_bits_per_byte', **look))
@@ -175,6 +185,19 @@ def _plots(train: list[dict], evaluation: list[dict], baselines: Mapping[str, fl
                 curves = [series(title, train, name, x)]
                 drawn.append(plots.line_plot(title, x_label, y_label, curves, from_zero=x == 'seconds'))
     return drawn
+
+
+def _objective_plot(title: str, unit: str, keys: Sequence[str], train: list[dict], evaluation: list[dict]) -> Any:
+    """One plot of an objective's own measures, in training and held out; None if they were never measured."""
+    curves = []
+    for colour, key in enumerate(keys):
+        for side, rows in (('training', train), ('held out', evaluation)):
+            if any(row.get(key) is not None for row in rows):
+                name = ' '.join([*([key.rpartition('/')[2].replace('_', ' ')] if len(keys) > 1 else []), side])
+                x, y = [row['step'] for row in rows], [row.get(key) for row in rows]
+                held_out = side == 'held out'
+                curves.append(plots.Series(name, x, y, colour=2 * colour + held_out, marked=held_out, dashed=held_out))
+    return plots.line_plot(title, 'step', unit, curves) if curves else None
 
 
 def _spread(rows: list[dict], most: int) -> list[dict]:

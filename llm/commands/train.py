@@ -18,6 +18,7 @@ class Args(Config):
 
 def run(args: Args, config: Config) -> None:
     from llm import runtime
+    from llm.analysis.measures import sentence
     from llm.workdir import Workdir
 
     workdir = Workdir(args.workdir)
@@ -31,11 +32,8 @@ def run(args: Args, config: Config) -> None:
         from llm.training.finish import report  # with what draws pages, which training does not need
 
         report(workdir)
-    held_out = summary['held_out']
-    print(
-        f'{summary["status"]}: step {summary["step"]}, held-out loss {held_out["loss"]:.4f}, '
-        f'{held_out["bits_per_byte"]:.4f} bits per byte; report: {page}'
-    )
+    measured = sentence(config.objective.kind, summary['held_out'])
+    print(f'{summary["status"]}: step {summary["step"]}, {measured}; report: {page}')
 
 
 def _here(args: Args, config: Config) -> dict[str, Any]:

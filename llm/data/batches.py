@@ -17,13 +17,13 @@ start. Padding is on the right and has weight 0, so no target that counts sees i
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from llm.config import Config
+from llm.config import Config, DataConfig
 from llm.data.token_store import TokenStore
 from llm.errors import UserError
 from llm.tokenizer import BOS, PAD
@@ -63,15 +63,7 @@ class TrainBatches:
                 )
         windows = [_num_windows(store, self._length) for store in stores]
         self._first_window = np.cumsum([0, *windows])  # of each store, when all windows are numbered through
-        seeds = np.random.SeedSequence(config.data.seed).generate_state(len(stores) + 1)  # unlike seed, seed + 1, ...
-        if config.data.weights:
-            parts = [
-                grain.MapDataset.range(int(start), int(end)).shuffle(seed=int(seed)).repeat()
-                for start, end, seed in zip(self._first_window, self._first_window[1:], seeds[1:])
-            ]
-            self._order = grain.MapDataset.mix(parts, list(config.data.weights))
-        else:
-            self._order = grain.MapDataset.range(self.windows_per_epoch).shuffle(seed=int(seeds[0])).repeat()
+        self._order = random_order(self._first_window, config.data)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -115,10 +107,33 @@ class TrainBatches:
             skipped: see `data_index`.
             rows: only rows [start, stop) of each batch.
         """
-        start, stop = rows or (0, self._batch_size)
-        steps = grain.MapDataset.range(start_step, sys.maxsize)
-        batches = steps.map(lambda step: self.rows(data_index(step, skipped), start, stop))
-        return iter(batches.to_iter_dataset(_READ))
+        return read_ahead(self.rows, start_step, skipped, *(rows or (0, self._batch_size)))
+
+
+def random_order(edges: Sequence[int], config: DataConfig) -> grain.MapDataset:
+    """The order in which rows come, without end: item i is the number of the i-th row.
+
+    Args:
+        edges: rows [edges[i], edges[i + 1]) are those of corpus i.
+        config: `seed` and `weights` decide.
+    """
+    seeds = np.random.SeedSequence(config.seed).generate_state(len(edges))  # unlike seed, seed + 1, ...
+    if not config.weights:
+        return grain.MapDataset.range(int(edges[-1])).shuffle(seed=int(seeds[0])).repeat()
+    parts = [
+        grain.MapDataset.range(int(start), int(end)).shuffle(seed=int(seed)).repeat()
+        for start, end, seed in zip(edges, edges[1:], seeds[1:])
+    ]
+    return grain.MapDataset.mix(parts, list(config.weights))
+
+
+def read_ahead(
+    rows: Callable[[int, int, int], Batch], start_step: int, skipped: Sequence[Sequence[int]], start: int, stop: int
+) -> Iterator[Batch]:
+    """Rows [start, stop) of the batches from step `start_step` on, made ahead by threads."""
+    steps = grain.MapDataset.range(start_step, sys.maxsize)
+    batches = steps.map(lambda step: rows(data_index(step, skipped), start, stop))
+    return iter(batches.to_iter_dataset(_READ))
 
 
 def data_index(step: int, skipped: Sequence[Sequence[int]]) -> int:

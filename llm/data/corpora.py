@@ -83,6 +83,22 @@ def open_corpus(source: str, config: DataConfig) -> Corpus:
 
 
 def _open_files(source: str, pattern: str, read_file: Callable[[pathlib.Path, str], Iterator[Document]]) -> Corpus:
+    files = find_files(source, pattern)
+
+    def read():
+        for identity, path in files:
+            yield from read_file(path, identity)
+
+    fingerprint, size = _fingerprint(path for _, path in files)
+    return Corpus(source, fingerprint, size, read)
+
+
+def find_files(source: str, pattern: str) -> list[tuple[str, pathlib.Path]]:
+    """The files of a pattern, each with its path relative to the folders before the first wildcard, in that order.
+
+    Raises:
+        UserError: if there are none.
+    """
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
         raise UserError(f'{source} is a folder; name the files in it, as in {source.rstrip("/")}/**/*.txt')
@@ -91,13 +107,7 @@ def _open_files(source: str, pattern: str, read_file: Callable[[pathlib.Path, st
     files = sorted((path.relative_to(root).as_posix(), path) for path in paths if not path.is_dir())
     if not files:
         raise UserError(f'{source} matches no file; check the path and the pattern')
-
-    def read():
-        for identity, path in files:
-            yield from read_file(path, identity)
-
-    fingerprint, size = _fingerprint(path for _, path in files)
-    return Corpus(source, fingerprint, size, read)
+    return files
 
 
 def _fixed_root(pattern: str) -> pathlib.Path:
@@ -131,16 +141,16 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
 def _text(path: pathlib.Path, identity: str, config: DataConfig) -> Iterator[Document]:
     with _readable(path):
         data = path.read_bytes()
-    yield Document(identity, _valid(data, str(path), 0, config))
+    yield Document(identity, valid_utf8(data, str(path), 0, config))
 
 
 def _jsonl(path: pathlib.Path, identity: str, config: DataConfig) -> Iterator[Document]:
     offset = 0
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         where = f'{path}:{number}'
         if line.strip():
             try:
-                row = json.loads(_valid(line, str(path), offset, config))
+                row = json.loads(valid_utf8(line, str(path), offset, config))
             except ValueError as error:
                 raise UserError(f'{where} is not JSON ({error}); every line must be one JSON object') from error
             text = row.get(config.text_field) if isinstance(row, dict) else None
@@ -148,16 +158,17 @@ def _jsonl(path: pathlib.Path, identity: str, config: DataConfig) -> Iterator[Do
                 raise UserError(f'{where} has no text in the field {config.text_field!r}; set data.text_field')
             # JSON can spell half a surrogate pair, which UTF-8 cannot: 'surrogatepass' makes it bad bytes like others.
             data = text.encode('utf-8', 'surrogatepass')
-            yield Document(f'{identity}#{number}', _valid(data, f'the text of {where}', 0, config))
+            yield Document(f'{identity}#{number}', valid_utf8(data, f'the text of {where}', 0, config))
         offset += len(line)
 
 
-def _read_lines(path: pathlib.Path) -> Iterator[bytes]:
+def read_lines(path: pathlib.Path) -> Iterator[bytes]:
+    """The lines of a file. Raises UserError if it cannot be read."""
     with _readable(path), open(path, 'rb') as file:
         yield from file
 
 
-def _valid(data: bytes, where: str, offset: int, config: DataConfig) -> bytes:
+def valid_utf8(data: bytes, where: str, offset: int, config: DataConfig) -> bytes:
     """The same bytes if they are UTF-8; else reported, and replaced or refused.
 
     Args:
@@ -218,7 +229,12 @@ def _open_python_stdlib() -> Corpus:
     return Corpus('python_stdlib', fingerprint, size, read)
 
 
-def _open_tfds(source: str, name: str, config: DataConfig) -> Corpus:
+def open_splits(source: str, name: str):
+    """A TensorFlow dataset by name, or NAME@SPLIT+SPLIT: its builder, what is known of its splits, and their rows.
+
+    Raises:
+        UserError: if it is not on disk and cannot be made.
+    """
     import tensorflow_datasets as tfds
 
     name, _, chosen = name.partition('@')
@@ -232,6 +248,11 @@ def _open_tfds(source: str, name: str, config: DataConfig) -> Corpus:
         raise UserError(
             f'{source} is not available here ({_line(error)}); some datasets need the network, TensorFlow or Beam'
         ) from error
+    return builder, splits, rows
+
+
+def _open_tfds(source: str, name: str, config: DataConfig) -> Corpus:
+    builder, splits, rows = open_splits(source, name)
     if config.text_field not in builder.info.features:
         fields = ', '.join(builder.info.features)
         raise UserError(f'{source} has no field {config.text_field!r}; set data.text_field to one of {fields}')
@@ -242,7 +263,7 @@ def _open_tfds(source: str, name: str, config: DataConfig) -> Corpus:
                 text = row[config.text_field]
                 if not isinstance(text, bytes):
                     raise UserError(f'{source} has no text in the field {config.text_field!r}; set data.text_field')
-                yield Document(f'{split}#{i}', _valid(text, f'{source} {split}#{i}', 0, config))
+                yield Document(f'{split}#{i}', valid_utf8(text, f'{source} {split}#{i}', 0, config))
 
     files = sorted(pathlib.Path(file) for split in splits.values() for file in split.filepaths)
     return Corpus(source, *_fingerprint(iter(files)), read)

@@ -12,7 +12,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
 
@@ -50,3 +50,20 @@ def _normal_kernel(config, role, key, shape, dtype):
     if role == 'output' and config.init_output == 'depth_scaled':
         std *= (2 * config.num_layers) ** -0.5
     return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
+
+
+def head_kernel(config: ModelConfig, key: Array, name: str) -> Float[Array, 'width 1']:
+    """The start of a head that reads one number off the residual stream.
+
+    Normal with deviation 1 / sqrt(width + 1) (Stiennon et al. 2020). Values start at 0: a critic that guesses nothing.
+
+    Args:
+        config: width and dtype.
+        key: of the run's seed.
+        name: 'reward_head' or 'value_head'.
+    """
+    shape, dtype = (config.width, 1), jnp.dtype(config.param_dtype)
+    if name == 'value_head':
+        return jnp.zeros(shape, dtype)
+    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return jax.random.normal(key, shape, dtype) * jnp.asarray((config.width + 1) ** -0.5, dtype)

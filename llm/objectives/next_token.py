@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from llm.config import NextToken
+from llm.config import SFT, NextToken
 from llm.model.dtypes import wide
 from llm.model.transformer import Transformer
 
@@ -22,7 +22,7 @@ class Hyperparameters(NamedTuple):
     label_smoothing: Float[Array, '']
 
 
-def hyperparameters(config: NextToken) -> Hyperparameters:
+def hyperparameters(config: NextToken | SFT) -> Hyperparameters:
     return Hyperparameters(jnp.float32(config.z_loss), jnp.float32(config.label_smoothing))
 
 
@@ -45,7 +45,7 @@ def token_losses(
     return minimised, nll, (chosen >= largest).astype(nll.dtype)
 
 
-def make_loss(config: NextToken, model: Transformer, hyper: Hyperparameters):
+def make_loss(config: NextToken | SFT, model: Transformer, hyper: Hyperparameters):
     """Builds the objective.
 
     Returns:

@@ -42,12 +42,20 @@ PARAMETERS = (
     (r'/feed_forward/down/kernel$', (None, 'hidden', 'embed')),
     (r'/(output|down)/bias$', ()),
     (r'norm/(scale|bias)$', ()),
+    (r'^(reward|value)_head/kernel$', ('embed', None)),
+    (r'/lora_a$', (None, 'embed', None)),
+    (r'/lora_b$', ()),
 )
 
 
 def spec(*axes: str | None) -> PartitionSpec:
     """The mesh axes of an array with these logical axes."""
     return PartitionSpec(*(RULES.get(axis) for axis in axes))
+
+
+def batch_spec(ndim: int) -> PartitionSpec:
+    """The mesh axes of an array of a batch: rows first, positions (if it has more than rows) last."""
+    return spec('batch', *(None,) * (ndim - 2), *('length',) * (ndim > 1))
 
 
 def parameter_spec(name: str) -> PartitionSpec:

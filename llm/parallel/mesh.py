@@ -27,6 +27,11 @@ def make_mesh(config: ParallelConfig, devices: list[jax.Device] | None = None) -
     return jax.make_mesh(shape, axes.MESH_AXES, axis_types=kinds, devices=devices)
 
 
+def one_device() -> Mesh:
+    """A mesh of this process's first device."""
+    return make_mesh(ParallelConfig(), jax.local_devices()[:1])
+
+
 def axis_sizes(config: ParallelConfig, devices: int) -> dict[str, int]:
     """How many devices lie along each axis of the mesh.
 
@@ -69,12 +74,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of (batch, length) arrays."""
-    return NamedSharding(mesh, axes.spec('batch', 'length'))
+def batch_sharding(mesh: Mesh, ndim: int = 2) -> NamedSharding:
+    """Of arrays whose first axis is the batch and whose last, if there is another, the length."""
+    return NamedSharding(mesh, axes.batch_spec(ndim))
 
 
-def shardings(mesh: Mesh, params: Tree, tree: Tree) -> Tree:
+def shardings(mesh: Mesh, tree: Tree, *params: Tree) -> Tree:
     """Where each array of `tree` lives: what is shaped like a parameter and named after it lies as it does.
 
     So the optimizer's moments and the averaged parameters are cut as the parameters are; the rest (step counts, the
@@ -82,10 +87,10 @@ def shardings(mesh: Mesh, params: Tree, tree: Tree) -> Tree:
 
     Args:
         mesh: the devices.
-        params: the parameters' shapes, by their names in `llm.parallel.axes.PARAMETERS`.
         tree: any tree whose parts repeat the parameters' names, such as a TrainState of shapes.
+        *params: shapes of parameters, by their names in `llm.parallel.axes.PARAMETERS`.
     """
-    shapes = {name: leaf.shape for name, leaf in named_leaves(params)}
+    shapes = {name: leaf.shape for some in params for name, leaf in named_leaves(some)}
     specs = {name: axes.parameter_spec(name) for name in shapes}
 
     def place(name, leaf):
@@ -101,10 +106,10 @@ def _suffixes(name: str):
     return ('/'.join(parts[start:]) for start in range(len(parts)))
 
 
-def with_shardings(mesh: Mesh, abstract: Tree, params: Tree) -> Tree:
+def with_shardings(mesh: Mesh, abstract: Tree, *params: Tree) -> Tree:
     """The same tree of shapes, each with its place; arguments as for `shardings`."""
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-    return jax.tree.map(place, abstract, shardings(mesh, params, abstract))
+    return jax.tree.map(place, abstract, shardings(mesh, abstract, *params))
 
 
 def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
@@ -116,14 +121,13 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
 
 def place(mesh: Mesh, rows: int, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts this process's rows (`local_rows`) of a batch of `rows` rows on its devices, as global arrays."""
-    sharding = batch_sharding(mesh)
     first, _ = local_rows(mesh, rows)
 
     def put(x):
         def part(index):
             start, stop, _ = index[0].indices(rows)
-            return x[start - first : stop - first, index[1]]
+            return x[start - first : stop - first][(slice(None), *index[1:])]
 
-        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((rows, *x.shape[1:]), batch_sharding(mesh, x.ndim), part)
 
     return {name: put(x) for name, x in local.items()}

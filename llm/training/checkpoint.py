@@ -1,7 +1,8 @@
 """Checkpoints: written in the background by Orbax, believed only with a manifest whose SHA-256 sums match.
 
-    checkpoints/STEP/params/ opt_state/ ema/    arrays, each readable alone
-    checkpoints/STEP/manifest.json              written last: the sums of all files, and the run's record at that step
+    checkpoints/STEP/params/ opt_state/ ...    arrays, each readable alone
+    checkpoints/STEP/manifest.json             written last: the sums of all files, and the run's record at that step
+    frozen/0/                                  of the same kind: what the run uses and does not train
 
 A checkpoint without a manifest was never finished. One whose files do not match their sums is passed over, loudly, for
 the newest that does: Orbax itself restores flipped bits without a word.
@@ -18,22 +19,25 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.sharding import Mesh
 
 from llm import runtime
 from llm.config import CheckpointConfig
 from llm.errors import MachineError, UserError
+from llm.model import lora
 from llm.parallel import distributed
-from llm.training.train_state import TrainState, abstract_state
+from llm.parallel import mesh as mesh_lib
+from llm.training.train_state import placed_state
 from llm.workdir import Workdir, write_atomically
 
 MANIFEST = 'manifest.json'
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, oldest to newest."""
+    """The checkpoints in one folder, oldest to newest."""
 
-    def __init__(self, workdir: Workdir):
-        self._directory = workdir.checkpoints.absolute()
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory.absolute()
         self._manager = None
         self._unfinished: tuple[int, dict] | None = None  # being written: its step and record
 
@@ -46,17 +50,24 @@ class Checkpoints:
         """The run's record stored with a checkpoint: data position, accounting, recent losses."""
         return json.loads((self._directory / str(step) / MANIFEST).read_text())['record']
 
-    def save(self, step: int, state: TrainState, record: dict[str, Any], keep: CheckpointConfig) -> None:
-        """Starts writing a checkpoint in the background, after finishing the one before."""
+    def save(self, step: int, items: dict[str, Any], record: dict[str, Any], keep: CheckpointConfig) -> None:
+        """Starts writing a checkpoint in the background, after finishing the one before.
+
+        Args:
+            step: its name.
+            items: trees of arrays, each readable alone.
+            record: what the manifest keeps beside the sums.
+            keep: which older checkpoints stay.
+        """
         self.finish(keep)
-        self._check_space(step, state)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._open().save(step, args=ocp.args.Composite(**items), force=True)
+        self._check_space(step, items)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._open().save(step, args=ocp.args.Composite(**args), force=True)
         self._unfinished = (step, record)
 
-    def _check_space(self, step: int, state: TrainState) -> None:
+    def _check_space(self, step: int, items: dict[str, Any]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
         free = shutil.disk_usage(self._directory).free
         if free < needed:
             raise MachineError(
@@ -177,15 +188,13 @@ class Checkpoints:
                 return f'{name} does not match its sum'
         return None
 
-    def restore(self, step: int, abstract: Any, items: tuple[str, ...]) -> dict[str, Any]:
+    def restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         """Reads some of a checkpoint's items.
 
         Args:
             step: one of `steps()`, verified.
-            abstract: a TrainState of shapes, dtypes and (optionally) shardings.
-            items: 'params', 'opt_state', 'ema'.
+            wanted: of each item its shapes, dtypes and (optionally) shardings.
         """
-        wanted = {name: tree for name, tree in _items(abstract).items() if name in items}
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()})
         restored = self._open().restore(step, args=args)
         return {name: restored[name] for name in wanted}
@@ -202,14 +211,16 @@ class Checkpoints:
         return self._manager
 
 
-def load_params(workdir: Workdir, step: int | None = None, ema: bool = False, placed: Any = None) -> tuple[int, Any]:
-    """Opens the parameters of a run.
+def load_params(
+    workdir: Workdir, step: int | None = None, ema: bool = False, mesh: Mesh | None = None
+) -> tuple[int, Any]:
+    """Opens the parameters of a run: the model's whole tree (adapters already added to what they adapt), and heads.
 
     Args:
         workdir: the run's.
         step: which checkpoint; None is the newest good one.
         ema: the averaged parameters instead of the raw ones.
-        placed: the parameters' shapes with their shardings; None is whole, on this process's first device.
+        mesh: the devices to put them on; None is whole, on this process's first device.
 
     Returns:
         The step and the parameter tree.
@@ -217,7 +228,29 @@ def load_params(workdir: Workdir, step: int | None = None, ema: bool = False, pl
     Raises:
         UserError: if the workdir has no such checkpoint, or it is damaged.
     """
-    checkpoints = Checkpoints(workdir)
+    config = runtime.stored_config(workdir)
+    checkpoints = Checkpoints(workdir.checkpoints)
+    step = checked_step(workdir, checkpoints, step)
+    placed = placed_state(config, mesh or mesh_lib.one_device())
+    if ema and placed.ema is None:
+        raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
+    item = 'ema' if ema else 'params'
+    try:
+        params = checkpoints.restore(step, {item: getattr(placed, item)})[item]
+    finally:
+        checkpoints.close()
+    if not config.lora.rank:
+        return step, params
+    base = load_frozen(workdir, placed.frozen)['base']
+    return step, jax.jit(lambda base, params: lora.combine(base, params, config.lora))(base, params)
+
+
+def checked_step(workdir: Workdir, checkpoints: Checkpoints, step: int | None) -> int:
+    """The step asked for, or the newest good one.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
@@ -229,17 +262,37 @@ def load_params(workdir: Workdir, step: int | None = None, ema: bool = False, pl
         raise UserError(f'{workdir.path} has no checkpoint {step}; it has {", ".join(map(str, steps))}')
     elif problem := checkpoints.problem(step):
         raise UserError(f'checkpoint {step} of {workdir.path} is damaged: {problem}')
-    abstract = abstract_state(runtime.stored_config(workdir))
-    if ema and abstract.ema is None:
-        raise UserError(f'{workdir.path} keeps no averaged parameters; it was trained with training.ema_decay None')
-    item = 'ema' if ema else 'params'
-    if placed is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract.params)
+    return step
+
+
+def save_frozen(workdir: Workdir, frozen: Any) -> None:
+    """Writes what a run uses and does not train: once, before its first checkpoint."""
+    store = Checkpoints(workdir.frozen)
+    store.delete_unfinished()
+    if distributed.is_main():
+        for step in store.steps():  # of a start that was killed before its first checkpoint
+            store.delete(step)
+    distributed.barrier('save_frozen')
     try:
-        return step, checkpoints.restore(step, abstract.replace(**{item: placed}), (item,))[item]
+        store.save(0, frozen, {}, CheckpointConfig())
+        store.finish(CheckpointConfig())
     finally:
-        checkpoints.close()
+        store.close()
+
+
+def load_frozen(workdir: Workdir, placed: Any) -> Any:
+    """Reads what `save_frozen` wrote.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    store = Checkpoints(workdir.frozen)
+    if store.newest_good() is None:
+        raise UserError(f'{workdir.frozen} is missing or damaged, and the run cannot do without; restore a copy')
+    try:
+        return store.restore(0, placed)
+    finally:
+        store.close()
 
 
 def params_sha256(params: Any) -> str:
@@ -250,12 +303,6 @@ def params_sha256(params: Any) -> str:
         digest.update(f'{jax.tree_util.keystr(path)} {value.dtype} {value.shape}'.encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """What is stored of a state, each part readable alone. The step is in the folder's name."""
-    items = {'params': state.params, 'opt_state': state.opt_state}
-    return items if state.ema is None else items | {'ema': state.ema}
 
 
 def _sums(folder: pathlib.Path) -> dict[str, str]:

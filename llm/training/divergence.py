@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm.config import Config, DivergenceConfig
+from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
-from llm.objectives import next_token
+from llm.objectives import registry
 from llm.tree import named_leaves
 
 SMALLEST_DEVIATION = 1e-3  # of the mean: a loss that has stood still may still wiggle
@@ -59,14 +59,12 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     """
     if name := _first_not_finite(params):
         return f'parameter {name} is not finite'
+    if isinstance(config.objective, Online):
+        return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
-    output, captured = model.apply(
-        {'params': params},
-        batch['inputs'],
-        segment_ids=batch.get('segment_ids'),
-        positions=batch.get('positions'),
-        mutable=['intermediates'],
-    )
+    tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
+    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
+    output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
     residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
     for layer, value in enumerate(residual):
         if not np.isfinite(value).all():
@@ -74,7 +72,7 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
             return f'the output of layer {layer} is not finite, first in rows {rows[:5]} of the batch'
     if not np.isfinite(np.asarray(output.logits)).all():
         return 'the logits are not finite; every layer is'
-    loss = next_token.make_loss(config.objective, model, next_token.hyperparameters(config.objective))
+    loss = registry.make_loss(config, model, registry.hyperparameters(config))
     (total, weight), gradients = jax.value_and_grad(lambda p: loss(p, batch, None)[:2], has_aux=True)(params)
     if not np.isfinite(total) or not np.isfinite(weight):
         return 'the loss is not finite; the logits are, so look at the loss weights and targets'

@@ -5,6 +5,7 @@ import pathlib
 from llm import runtime
 from llm.analysis import baselines
 from llm.analysis.report import write_report
+from llm.config import NextToken
 from llm.data.prepare import prepare
 from llm.inference.generate import Generator
 from llm.model import Transformer
@@ -19,6 +20,8 @@ MOST_LIKELY = 12
 def report(workdir: Workdir) -> pathlib.Path:
     """Writes report.html: what the run left behind, beside gzip and xz computed now on the same held-out documents."""
     config = runtime.usable_config(workdir)
+    if not isinstance(config.objective, NextToken):
+        return write_report(workdir)
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
     _, params = load_params(workdir)
     generator = Generator(Transformer(config.model), params, tokenizer)

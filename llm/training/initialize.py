@@ -9,19 +9,29 @@ from absl import logging
 from llm import runtime
 from llm.config import Config
 from llm.errors import UserError
-from llm.training.checkpoint import Checkpoints, load_params
+from llm.training.checkpoint import Checkpoints, load_frozen, load_params
 from llm.training.ledger import new_record
-from llm.training.train_state import TrainState, abstract_state, create_state, state_from_params
+from llm.training.train_state import (
+    HEADS,
+    TrainState,
+    abstract_state,
+    create_state,
+    initial_model,
+    state_from_params,
+)
 from llm.workdir import Workdir
 
 
-def initialize(config: Config, checkpoints: Checkpoints, placed: TrainState) -> tuple[TrainState, dict[str, Any], str]:
+def initialize(
+    config: Config, workdir: Workdir, checkpoints: Checkpoints, placed: TrainState
+) -> tuple[TrainState, dict[str, Any], str]:
     """Makes the state to train from.
 
     The order: resume this workdir's newest good checkpoint; else start from `init_from`; else from the seed.
 
     Args:
         config: the run's, resolved.
+        workdir: where what is frozen was put when the run began.
         checkpoints: the workdir's.
         placed: shapes, dtypes and shardings of the state; each device only ever holds its part.
 
@@ -34,41 +44,58 @@ def initialize(config: Config, checkpoints: Checkpoints, placed: TrainState) -> 
         if step is None:
             raise UserError('every checkpoint of this workdir is damaged; restore a copy, or start in a new workdir')
         checkpoints.delete_after(step)  # the damaged ones, which training will write again
-        return restore(checkpoints, step, placed), checkpoints.record(step), f'resumed at step {step}'
+        frozen = load_frozen(workdir, placed.frozen) if placed.frozen else {}
+        return restore(checkpoints, step, placed, frozen), checkpoints.record(step), f'resumed at step {step}'
+    return begin(config, placed)
+
+
+def begin(config: Config, placed: TrainState) -> tuple[TrainState, dict[str, Any], str]:
+    """The state of a run that has no checkpoint yet; see `initialize`."""
     if config.init_from.workdir:
         return _init_from(config, placed)
     create = jax.jit(lambda seed: create_state(config, seed), out_shardings=_shardings(placed))
-    state = create(config.seed)
-    return state, new_record(), f'started from seed {config.seed}'
+    return create(config.seed), new_record(), f'started from seed {config.seed}'
 
 
-def restore(checkpoints: Checkpoints, step: int, placed: TrainState) -> TrainState:
-    """The whole state at a checkpoint of this run."""
-    items = checkpoints.restore(step, placed, ('params', 'opt_state', 'ema'))
-    return _at_step(placed.replace(**items), step, placed)
+def restore(checkpoints: Checkpoints, step: int, placed: TrainState, frozen: Any) -> TrainState:
+    """The whole state at a checkpoint of this run, beside what is frozen."""
+    items = checkpoints.restore(step, placed.stored())
+    return _at_step(placed.replace(frozen=frozen, **items), step, placed)
 
 
 def _init_from(config, placed):
     source = Workdir.open(config.init_from.workdir)
-    theirs = abstract_state(runtime.stored_config(source))
-    _check_same_shapes(placed.params, theirs.params, source)
-    step, params = load_params(source, config.init_from.step, placed=placed.params)
-    state = jax.jit(lambda p: state_from_params(config, p), out_shardings=_shardings(placed))(params)
+    source_config = runtime.stored_config(source)
+    step, model = load_params(source, config.init_from.step, mesh=_mesh(placed))
+    expected = jax.eval_shape(lambda: initial_model(config.model, 0))
+    _check_same_shapes(expected, {name: tree for name, tree in model.items() if name not in HEADS}, source)
+    make = jax.jit(lambda model, seed: state_from_params(config, model, seed), out_shardings=_shardings(placed))
+    state = make(model, config.seed)
     record = new_record()
-    checkpoints = Checkpoints(source)
     if config.init_from.optimizer_state:
+        theirs = abstract_state(source_config)
         if jax.tree.structure(theirs.opt_state) != jax.tree.structure(placed.opt_state):
             raise UserError(
-                f'{source.path} was trained with another kind of optimizer; set init_from.optimizer_state to False'
+                f'{source.path} was trained with another kind of optimizer, or trained other parameters; set '
+                'init_from.optimizer_state to False'
             )
-        wanted = ('opt_state',) if theirs.ema is None or placed.ema is None else ('opt_state', 'ema')
-        state = state.replace(**checkpoints.restore(step, placed, wanted))
+        wanted = {'opt_state': placed.opt_state}
+        if theirs.ema is not None and placed.ema is not None:
+            wanted |= {'ema': placed.ema}
+        checkpoints = Checkpoints(source.checkpoints)
+        state = state.replace(**checkpoints.restore(step, wanted))
+        checkpoints.close()
     if config.init_from.continue_step:
+        if config.lora.rank:
+            raise UserError('init_from.continue_step forks a run, and lora begins a new one; set it to False')
         state = _at_step(state, step, placed)
-        record = checkpoints.record(step)
-    checkpoints.close()
+        record = Checkpoints(source.checkpoints).record(step)
     logging.info('initial parameters are those of %s at step %d', source.path, step)
     return state, record, f'started from {source.path} at step {step}'
+
+
+def _mesh(placed):
+    return placed.step.sharding.mesh
 
 
 def _at_step(state, step, placed):

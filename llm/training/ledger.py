@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from llm.analysis import flops, hardware
-from llm.config import Config
+from llm.config import Config, Online
 from llm.training.divergence import divergence
 from llm.training.metrics import MetricsWriter, means
 
@@ -52,7 +52,8 @@ class Ledger:
         values = means(metrics)
         now = time.perf_counter()
         record, config = self.record, self._config
-        trouble = divergence(config.divergence, values['loss'], values['grad_norm'], record['recent_losses'])
+        recent = [] if isinstance(config.objective, Online) else record['recent_losses']  # a policy's loss wanders
+        trouble = divergence(config.divergence, values['loss'], values['grad_norm'], recent)
         if trouble is not None:
             return trouble
         if self._dispatched is not None and self.first_step_seconds is None:

@@ -13,9 +13,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from llm import config_json, runtime
-from llm.config import Config
-from llm.data.batches import TrainBatches, data_index
-from llm.data.prepare import Prepared, prepare
+from llm.config import Config, NextToken
+from llm.data.batches import data_index
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
 from llm.inference.generate import Generator
@@ -23,17 +22,18 @@ from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
 from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
-from llm.parallel.step import TrainStep
 from llm.tokenizer import Tokenizer
 from llm.training import divergence
-from llm.training.checkpoint import Checkpoints, params_sha256
-from llm.training.evaluate import Evaluator
-from llm.training.initialize import initialize, restore
+from llm.training.checkpoint import Checkpoints, params_sha256, save_frozen
+from llm.training.evaluate import make_evaluator
+from llm.training.initialize import begin, initialize, restore
 from llm.training.ledger import Ledger
 from llm.training.metrics import MetricsWriter, NoWriter
+from llm.training.reference import attach_reference, needs_reference
 from llm.training.signals import StopSignal
-from llm.training.train_state import abstract_state
-from llm.training.train_step import hyperparameters
+from llm.training.stages import load_data, make_step, train_batches
+from llm.training.train_state import placed_state
+from llm.training.train_step import full_params, hyperparameters
 from llm.workdir import Workdir
 
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95)  # of the samples along the way
@@ -66,20 +66,20 @@ def train(
         logging.info('%s is done: %s', workdir.path, summary['message'])
         return summary
     runtime.check(config)
-    prepared = prepare(config, _existing_tokenizer(config, workdir))
-    batches = TrainBatches(config, prepared.train)
+    data = load_data(config, _existing_tokenizer(config, workdir))
+    batches = train_batches(config, data)
     mesh = mesh_lib.make_mesh(config.parallel, devices)
     mesh_lib.check_divides(config, mesh)
     workdir.path.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workdir.path / '.lock', timeout=0) if distributed.is_main() else contextlib.nullcontext():
-            choices = _agreed_choices(config, workdir, prepared)
-            run = _Run(runtime.resolve(config, choices), workdir, prepared, batches, mesh)
+            choices = _agreed_choices(config, workdir, data)
+            run = _Run(runtime.resolve(config, choices), workdir, data, batches, mesh)
             # Last, so that a start that is refused leaves nothing behind that the next one would trip over.
             if distributed.is_main():
                 workdir.write_runtime(choices)
                 if not workdir.tokenizer_file.is_file():
-                    prepared.tokenizer.save(workdir.tokenizer_file)
+                    data.tokenizer.save(workdir.tokenizer_file)
                 workdir.write_config(config)
             try:
                 return run.train(progress)
@@ -95,10 +95,10 @@ def train(
         ) from error
 
 
-def _agreed_choices(config: Config, workdir: Workdir, prepared: Prepared) -> dict[str, Any]:
+def _agreed_choices(config: Config, workdir: Workdir, data: Any) -> dict[str, Any]:
     """`runtime.choose` as process 0 did, for all."""
-    choices = distributed.agree(runtime.choose(config, workdir, prepared.digest) if distributed.is_main() else None)
-    if distributed.any_process(prepared.digest != choices['data']):
+    choices = distributed.agree(runtime.choose(config, workdir, data.digest) if distributed.is_main() else None)
+    if distributed.any_process(data.digest != choices['data']):
         raise UserError('the corpora differ between processes; give every host the same files')
     return choices
 
@@ -130,12 +130,11 @@ def _copied(state):
 class _Run:
     """One attempt: what the loop needs at hand, and the state it moves."""
 
-    def __init__(self, config: Config, workdir: Workdir, prepared: Prepared, batches: TrainBatches, mesh):
-        self.config, self.workdir, self.prepared, self.batches, self.mesh = config, workdir, prepared, batches, mesh
-        self.checkpoints = Checkpoints(workdir)
-        abstract = abstract_state(config)
-        self.placed = mesh_lib.with_shardings(mesh, abstract, abstract.params)
-        self.state, record, self.origin = initialize(config, self.checkpoints, self.placed)
+    def __init__(self, config: Config, workdir: Workdir, data: Any, batches: Any, mesh):
+        self.config, self.workdir, self.data, self.batches, self.mesh = config, workdir, data, batches, mesh
+        self.checkpoints = Checkpoints(workdir.checkpoints)
+        self.placed = placed_state(config, mesh)
+        self.state, record, self.origin = initialize(config, workdir, self.checkpoints, self.placed)
         self.step = int(self.state.step)
         if self.step > config.training.steps:
             raise UserError(
@@ -148,12 +147,17 @@ class _Run:
                 logging.warning('cut a torn last line off %s', workdir.metrics_file)
             self.writer = MetricsWriter(workdir, workdir.last_attempt() + 1, config.log.tensorboard, self.step)
         self.ledger = Ledger(config, self.writer, record, mesh.size)
-        self.evaluator = Evaluator(config, prepared.tokenizer, prepared.held_out, mesh)
         self.hyper = jax.device_put(hyperparameters(config), mesh_lib.replicated(mesh))
-        self.train_step = TrainStep(config, mesh, self.placed)
+        self.model_params = jax.jit(lambda params, frozen: full_params(config, params, frozen))
+        if needs_reference(config):
+            attach_reference(config, workdir, data, mesh, self._first_params)
+        self.train_step = make_step(config, mesh, self.placed, data)
+        self.evaluator = make_evaluator(config, data, mesh, self.train_step)
         self.facts = {
-            'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.placed.params)),
-            'data': prepared.statistics,
+            'objective': config.objective.kind,
+            'parameters': sum(leaf.size for leaf in jax.tree.leaves(self.placed.frozen or self.placed.params)),
+            'trained_parameters': sum(leaf.size for leaf in jax.tree.leaves(self.placed.params)),
+            'data': data.statistics,
             'config_hash': config_json.config_hash(config),
             'identity_hash': config_json.identity_hash(config),
             'code_version': code_version(),
@@ -167,6 +171,8 @@ class _Run:
         logging.info('attention: %s', self.config.model.attention_backend)
         self.write_summary('running', self.origin)
         if not self.checkpoints.steps():
+            if self.state.frozen:
+                save_frozen(self.workdir, self.state.frozen)
             self._save()  # so that there is always something to go back to
         stream = self._stream()
         bar = tqdm(total=total, initial=self.step, unit='step', disable=not progress, dynamic_ncols=True)
@@ -228,31 +234,48 @@ class _Run:
         reason = self.ledger.read(*pending)
         return None if reason is None else (pending[0], reason)
 
+    def _first_params(self) -> Any:
+        """The whole model as it was before the first step."""
+        state = self.state if self.step == 0 else begin(self.config, self.placed)[0]
+        return self._whole(state.params)
+
+    def _whole(self, params: Any) -> Any:
+        """The whole model's parameters, of those that are trained."""
+        return self.model_params(params, self.state.frozen) if self.config.lora.rank else params
+
     def _evaluate(self) -> float:
-        """Measures the held-out text, all of it after the last step, and writes a sample. Returns the loss."""
+        """Measures the held-out data, all of it after the last step, and writes a sample.
+
+        Returns the loss, or what else is to be low: the negative reward.
+        """
         last = self.step == self.config.training.steps
         windows = None if last else self.config.evaluation.max_windows
-        measured = self.evaluator.measure(self.state.params, windows)
+        params = self._whole(self.state.params)
+        measured = self.evaluator.measure(params, windows)
         if self.state.ema is not None:
-            averaged = self.evaluator.measure(self.state.ema, windows)
-            measured |= {f'ema_{name}': averaged[name] for name in ('loss', 'bits_per_byte')}
+            averaged = self.evaluator.measure(self._whole(self.state.ema), windows)
+            measured |= {f'ema_{name}': averaged[name] for name in ('loss', 'bits_per_byte') if name in averaged}
         self.writer.write('evaluation', self.step, **measured)
         if last:
-            self.facts['held_out'] = measured | {'documents': self.prepared.statistics['held_out']['documents']}
+            self.facts['held_out'] = measured | {'documents': self.data.statistics['held_out'].get('documents')}
         if self.config.evaluation.sample_tokens and jax.process_count() == 1:  # the decoder serves one process
-            prompt = self.config.evaluation.sample_prompt
-            generator = Generator(Transformer(self.config.model), self.state.params, self.prepared.tokenizer)
-            limit = self.config.evaluation.sample_tokens
-            (sample,) = generator.generate([prompt], SAMPLING, max_new_tokens=limit, past_context='slide')
-            self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
-        return measured['loss']
+            self._sample(params)
+        return measured['loss'] if 'loss' in measured else -measured['reward']
+
+    def _sample(self, params: Any) -> None:
+        prompt = self.config.evaluation.sample_prompt
+        generator = Generator(Transformer(self.config.model), params, self.data.tokenizer)
+        limit = self.config.evaluation.sample_tokens
+        ids = prompt if isinstance(self.config.objective, NextToken) else encode_prompt(self.data.tokenizer, prompt)
+        (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context='slide')
+        self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
 
     def _save(self) -> None:
         state = self.state
         if jax.default_backend() == 'cpu':
-            state = _copied(state)  # the next step takes this memory while it is still being written
+            state = _copied(state.replace(frozen={}))  # the next step takes this memory while it is still being written
         record = json.loads(json.dumps(self.ledger.record | {'config': config_json.to_dict(self.config)}))
-        self.checkpoints.save(self.step, state, record, self.config.checkpoint)
+        self.checkpoints.save(self.step, state.stored(), record, self.config.checkpoint)
         self.writer.sync()
 
     def _roll_back(self, lost_at: int, reason: str) -> None:
@@ -279,7 +302,7 @@ class _Run:
         self.ledger.record = self.checkpoints.record(good) | changed
         if distributed.is_main():
             self.checkpoints.write_record(good, self.ledger.record)
-        self.state = restore(self.checkpoints, good, self.placed)
+        self.state = restore(self.checkpoints, good, self.placed, self.state.frozen)
         self.step = good
         self.ledger.pause()
         self.ledger.mark()
@@ -294,11 +317,11 @@ class _Run:
         self.step = self.checkpoints.newest_good(lost_at - 1)
         if self.step is None:
             return 'no checkpoint verifies, so the step cannot be replayed'
-        state = restore(self.checkpoints, self.step, self.placed)
+        state = restore(self.checkpoints, self.step, self.placed, self.state.frozen)
         for batch in self._stream():
             if self.step == lost_at - 1:
                 rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
-                return divergence.diagnose(self.config, state.params, rows)
+                return divergence.diagnose(self.config, self._whole(state.params), rows)
             state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)
             self.step += 1
 

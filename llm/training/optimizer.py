@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from llm.config import SGD, Adafactor, AdamW, Config, Lion, Muon
+from llm.config import SGD, Adafactor, AdamW, Config, Lion, Muon, Online
 from llm.training.muon import scale_by_muon
 from llm.training.schedule import learning_rate_factor
 
@@ -19,7 +19,8 @@ from llm.training.schedule import learning_rate_factor
 GROUPS = (
     (r'^blocks/.*/kernel$', 'matrix'),
     (r'^(embedding|positions)/table$', 'embedding'),
-    (r'^lm_head/kernel$', 'embedding'),
+    (r'^(lm|reward|value)_head/kernel$', 'embedding'),
+    (r'/lora_(a|b)$', 'matrix'),
     (r'(^|/)(scale|bias)$', 'vector'),
 )
 
@@ -52,6 +53,12 @@ def groups(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(find, params)
 
 
+def updates_per_step(config: Config) -> int:
+    """Updates that one step of the run makes: more than one only where each learns several times from its rollout."""
+    objective = config.objective
+    return objective.rollout.epochs * objective.rollout.minibatches if isinstance(objective, Online) else 1
+
+
 def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation:
     """Builds the chain.
 
@@ -64,7 +71,8 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
     )
 
     def descend(peak):
-        return optax.scale_by_schedule(lambda count: -peak * learning_rate_factor(config.schedule, count + 1))
+        step = lambda count: count // updates_per_step(config) + 1
+        return optax.scale_by_schedule(lambda count: -peak * learning_rate_factor(config.schedule, step(count)))
 
     chain = [_clip_by_global_norm(hyper['clip_norm'])] if 'clip_norm' in hyper else []
     if isinstance(config.optimizer, Muon):

@@ -4,30 +4,100 @@ Rewards are float32 from the first array that holds them. What is not a number i
 with the name of who gave it.
 """
 
-import importlib
-import importlib.util
-import pathlib
-import sys
-import traceback
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from llm import runtime
-from llm.config import RewardConfig
-from llm.errors import UserError, first_line
+from llm.config import Config, RewardConfig
+from llm.errors import UserError
 from llm.inference.rollout import Rollout
 from llm.model import Transformer
 from llm.objectives import reward_model
+from llm.parallel.row_programs import RowPrograms
 from llm.tokenizer import Tokenizer
 from llm.training.checkpoint import load_params
+from llm.training.reward_function import call_function, load_function
 from llm.workdir import Workdir
 
-RewardFunction = Callable[..., Any]  # reward(prompts, completions, **columns) -> a number for each completion
+
+class RewardSource:
+    """Gives the responses of a run their rewards.
+
+    Reward models score on the device; of the rest only the ids of the responses leave it, and only for a function
+    written in Python, which each process calls with its own rows.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, tokenizer: Tokenizer, programs: RowPrograms):
+        """
+        Args:
+            config: the run's, with an online objective.
+            mesh: the devices.
+            tokenizer: the policy's.
+            programs: how functions of rows run on them.
+
+        Raises:
+            UserError: if a reward model or the function cannot be used.
+        """
+        self._config, self._tokenizer, self._programs = config.objective.reward, tokenizer, programs
+        self._samples = config.objective.rollout.samples_per_prompt
+        rewards, new = self._config, config.objective.rollout.max_new_tokens
+        judges = load_judges(rewards, tokenizer, config.data.sequence_length, mesh)
+        self._names, self._params = tuple(j.path for j in judges), tuple(j.params for j in judges)
+        models = tuple((j.model, j.mean, j.std) for j in judges)
+        self._judge = programs.compile(
+            lambda params, tokens, lengths: judge(models, params, rewards.ensemble, tokens, lengths),
+            (None, 0, 0),
+            (0, 0) if programs.mapped else (0, None),
+        )
+        self._ids = programs.compile(functools.partial(completion_ids, max_new_tokens=new), (0,), (0, 0))
+        self._total = programs.compile(functools.partial(total_reward, rewards), (0, 0), 0)
+        self._function = load_function(rewards.function) if rewards.function else None
+
+    def __call__(self, rolled: Rollout, columns: Callable[[], dict[str, list]], step: int) -> Array:
+        """The reward of each row, in float32, where the row is.
+
+        Args:
+            rolled: what was drawn.
+            columns: gives the texts and columns of this process's prompts, in their order.
+            step: for errors.
+
+        Raises:
+            UserError: if a reward is not a number, or the function fails.
+        """
+        parts = {}
+        if self._params:
+            parts['models'], finite = self._judge(self._params, rolled.tokens, rolled.lengths)
+            finite = np.asarray(finite).reshape(-1, len(self._names)).all(axis=0)
+            if not finite.all():
+                raise UserError(
+                    f'the reward model {self._names[int(np.argmin(finite))]} gave a reward that is not a number at '
+                    f'step {step}; the policy or the reward model has diverged: lower the learning rate, or train the '
+                    'reward model again'
+                )
+        if self._function is not None:
+            parts |= self._programs.place({'function': self._ask(rolled, columns(), step)})
+        return self._total(parts, rolled.ended)
+
+    def _ask(self, rolled: Rollout, columns: dict[str, list], step: int) -> Float[np.ndarray, 'rows']:
+        ids, counts = (self._programs.local(x) for x in self._ids(rolled))
+        completions = [self._tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
+        columns = {name: [value for value in values for _ in range(self._samples)] for name, values in columns.items()}
+        return call_function(self._function, self._config.function, step, completions, columns)
+
+
+def total_reward(
+    config: RewardConfig, parts: dict[str, Float[Array, 'rows']], ended: Bool[Array, 'rows']
+) -> Float[Array, 'rows']:
+    """What `models` and `function` (either may be absent) give, less the penalty of a response that does not end."""
+    weights = {'models': 1.0, 'function': config.function_weight}
+    rewards = sum(weights[name] * part.astype(jnp.float32) for name, part in parts.items())
+    return rewards - jnp.where(ended, 0.0, config.missing_eos_penalty)
 
 
 class Judge(NamedTuple):
@@ -40,9 +110,7 @@ class Judge(NamedTuple):
     std: float
 
 
-def load_judges(
-    config: RewardConfig, tokenizer: Tokenizer, length: int, mesh: jax.sharding.Mesh | None = None
-) -> tuple[Judge, ...]:
+def load_judges(config: RewardConfig, tokenizer: Tokenizer, length: int, mesh: Mesh | None = None) -> tuple[Judge, ...]:
     """Opens the reward models of a run.
 
     Args:
@@ -79,8 +147,7 @@ def _load_judge(path, tokenizer, length, mesh):
         raise UserError(f'objective.reward.models: {path} has no reward_statistics in its summary; finish its training')
     if not statistics['std'] > 0:
         raise UserError(f'objective.reward.models: {path} gives every response the same reward; train it longer')
-    options = {} if mesh is None else {'mesh': mesh}
-    _, params = load_params(workdir, **options)
+    _, params = load_params(workdir, mesh=mesh)
     return Judge(str(path), Transformer(config.model), params, statistics['mean'], statistics['std'])
 
 
@@ -117,77 +184,3 @@ def completion_ids(rolled: Rollout, max_new_tokens: int) -> tuple[Int[Array, 'ro
     place = rolled.prompt_lengths[:, None] + jnp.arange(max_new_tokens, dtype=jnp.int32)[None, :]
     ids = jnp.take_along_axis(rolled.tokens, jnp.minimum(place, width - 1), axis=1)
     return ids, rolled.lengths - rolled.prompt_lengths
-
-
-def load_function(name: str) -> RewardFunction:
-    """Finds FILE.py:NAME or MODULE:NAME.
-
-    Raises:
-        UserError: if it cannot be imported, or is not there.
-    """
-    place, _, attribute = name.partition(':')
-    try:
-        if place.endswith('.py'):
-            path = pathlib.Path(place)
-            if not path.is_file():
-                raise UserError(f'objective.reward.function: there is no file {place}')
-            spec = importlib.util.spec_from_file_location(f'reward_{path.stem}', path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # what dataclasses and pickle look for
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except UserError:
-        raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise UserError(f'objective.reward.function: {place} cannot be imported: {_told(error, place)}') from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise UserError(f'objective.reward.function: {place} has no function {attribute}')
-    return function
-
-
-def call_function(
-    function: RewardFunction, name: str, step: int, completions: list[str], columns: dict[str, list]
-) -> Float[np.ndarray, 'rows']:
-    """Asks a function for the rewards of completions, and believes nothing.
-
-    Args:
-        function: `reward(prompts, completions, **columns)`, the columns being those of the prompts.
-        name: what errors call it.
-        step: for errors.
-        completions: the text of each response.
-        columns: lists as long as that: `prompts` and whatever else the prompts' rows have.
-
-    Raises:
-        UserError: one line, if it raises or returns anything but one finite number per completion.
-    """
-    where = f'the reward function {name}'
-    try:
-        result = function(completions=completions, **columns)
-        values = list(result)
-    except Exception as error:
-        raise UserError(f'{where} failed at step {step}: {_told(error, name.partition(":")[0])}') from error
-    if len(values) != len(completions):
-        raise UserError(f'{where} returned {len(values)} rewards for {len(completions)} completions at step {step}')
-    rewards = np.zeros(len(values), np.float32)
-    for row, value in enumerate(values):
-        number = np.asarray(value)
-        if number.ndim or number.dtype.kind not in 'biuf':
-            raise UserError(f'{where} returned {value!r:.60} for row {row} at step {step}; return numbers')
-        with np.errstate(over='ignore'):
-            rewards[row] = number
-        if not np.isfinite(rewards[row]):
-            shown = f'prompt {columns["prompts"][row]!r:.80}, completion {completions[row]!r:.80}'
-            raise UserError(f'{where} returned {value!r:.60} for row {row} at step {step} ({shown})')
-    return rewards
-
-
-def _told(error: BaseException, place: str) -> str:
-    """An exception in one line, with the line of the user's file that it came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    own = [frame for frame in frames if pathlib.Path(frame.filename).name == pathlib.Path(place).name] or frames[-1:]
-    at = f' ({pathlib.Path(own[-1].filename).name}:{own[-1].lineno})' if own else ''
-    return f'{type(error).__name__}: {first_line(error)}{at}'

@@ -1,15 +1,16 @@
 """One update: gradients of the summed loss over micro-batches, divided once, then the optimizer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from llm.config import Config
-from llm.model import Transformer
-from llm.objectives import next_token
+from llm.model import Transformer, lora
+from llm.objectives import registry
 from llm.parallel.axes import constrain
 from llm.training.optimizer import hyperparameters as optimizer_hyperparameters
 from llm.training.optimizer import make_optimizer
@@ -18,13 +19,14 @@ from llm.training.train_state import TrainState
 from llm.tree import named_leaves
 
 Metrics = dict[str, tuple[Array, Array]]
+Loss = Callable[[Any, dict[str, Array], Array | None], tuple[Array, Array, Metrics]]
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
     """Every number of the step that is an argument, not a constant: runs that differ only in these share a program."""
     return {
         'optimizer': optimizer_hyperparameters(config),
-        'objective': next_token.hyperparameters(config.objective),
+        'objective': registry.hyperparameters(config),
         'seed': jnp.uint32(config.seed),
     }
 
@@ -44,46 +46,79 @@ def make_train_step(config: Config, per_layer: bool = False, axis: str | None = 
     model = Transformer(config.model)
 
     def step(state: TrainState, batch: dict[str, Array], hyper: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        loss = next_token.make_loss(config.objective, model, hyper['objective'])
-        optimizer = make_optimizer(config, hyper['optimizer'])
+        loss = registry.make_loss(config, model, hyper['objective'])
         rng = None
         if config.model.dropout > 0:
             rng = jax.random.fold_in(jax.random.key(hyper['seed']), state.step)
         batch = batch | {'example_ids': _example_ids(batch, axis)}
-        sums = _summed_gradients(loss, state.params, batch, rng, config.training.accumulation)
+        whole = lambda params, batch, rng: loss(full_params(config, params, state.frozen), batch, rng)
+        sums = summed_gradients(whole, state.params, batch, rng, config.training.accumulation)
         gradients, weight, metrics = sums if axis is None else jax.lax.psum(sums, axis)
-        gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            decay = hyper['optimizer']['ema_decay']
-            ema = jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
-        peak = hyper['optimizer']['learning_rate']
-        values = {
-            'grad_norm': optax.global_norm(gradients),
-            'update_norm': optax.global_norm(updates),
-            'param_norm': optax.global_norm(params),
-            'learning_rate': peak * learning_rate_factor(config.schedule, state.step + 1),
-        }
-        if per_layer:
-            for kind, tree in (('grad', gradients), ('update', updates), ('param', params)):
-                values |= {f'{kind}_norm/{name}': norm for name, norm in _tensor_norms(tree).items()}
-        metrics |= {name: (value, jnp.ones_like(value)) for name, value in values.items()}
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
+        state, values = apply_gradients(config, state, gradients, weight, hyper, per_layer)
+        return state.replace(step=state.step + 1), metrics | values
 
     return step
 
 
+def full_params(config: Config, params: Any, frozen: Any) -> Any:
+    """The model's whole parameter tree: what is trained, or with LoRA what is trained beside what is frozen."""
+    return lora.combine(frozen['base'], params, config.lora) if config.lora.rank else params
+
+
+def apply_gradients(
+    config: Config,
+    state: TrainState,
+    gradients: Any,
+    weight: Float[Array, ''],
+    hyper: dict[str, Any],
+    per_layer: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """Divides summed gradients by their weight, once, and moves the parameters. The step count stays.
+
+    Args:
+        config: the run's.
+        state: before the update.
+        gradients: of the summed loss, shaped like `state.params`.
+        weight: what the loss was summed over.
+        hyper: `hyperparameters(config)`, or traced numbers in its place.
+        per_layer: also report norms of every tensor.
+
+    Returns:
+        The state after the update, and `grad_norm`, `update_norm`, `param_norm`, `learning_rate` as metrics.
+    """
+    optimizer = make_optimizer(config, hyper['optimizer'])
+    gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1).astype(g.dtype), gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        decay = hyper['optimizer']['ema_decay']
+        ema = jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
+    peak = hyper['optimizer']['learning_rate']
+    values = {
+        'grad_norm': optax.global_norm(gradients),
+        'update_norm': optax.global_norm(updates),
+        'param_norm': optax.global_norm(params),
+        'learning_rate': peak * learning_rate_factor(config.schedule, state.step + 1),
+    }
+    if per_layer:
+        for kind, tree in (('grad', gradients), ('update', updates), ('param', params)):
+            values |= {f'{kind}_norm/{name}': norm for name, norm in _tensor_norms(tree).items()}
+    metrics = {name: (value, jnp.ones_like(value)) for name, value in values.items()}
+    return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
+
+
 def _example_ids(batch, axis):
     """Which row of the global batch each row here is."""
-    rows = batch['inputs'].shape[0]
+    rows = next(iter(batch.values())).shape[0]
     first = 0 if axis is None else jax.lax.axis_index(axis) * rows
     return first + jnp.arange(rows, dtype=jnp.int32)
 
 
-def _summed_gradients(loss, params, batch, rng, accumulation):
-    """Sums of gradients, weights and metrics over the micro-batches."""
+def summed_gradients(
+    loss: Loss, params: Any, batch: dict[str, Array], rng: Array | None, accumulation: int
+) -> tuple[Any, Array, Metrics]:
+    """Sums of gradients, weights and metrics over micro-batches, each of every `accumulation`-th row."""
 
     def of(micro_batch):
         def summed(params):
@@ -98,9 +133,8 @@ def _summed_gradients(loss, params, batch, rng, accumulation):
     # Every accumulation-th row, so that each device's rows stay where they are.
     split = lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
     micro_batches = jax.tree.map(split, batch)
-    micro_batches = {
-        name: constrain(x, None, 'batch', *('length',) * (x.ndim - 2)) for name, x in micro_batches.items()
-    }
+    places = lambda ndim: ('batch', *(None,) * (ndim - 2), *('length',) * (ndim > 1))
+    micro_batches = {name: constrain(x, None, *places(x.ndim - 1)) for name, x in micro_batches.items()}
     shapes = jax.eval_shape(of, jax.tree.map(lambda x: x[0], micro_batches))
     start = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     add = lambda total, micro_batch: (jax.tree.map(jnp.add, total, of(micro_batch)), None)

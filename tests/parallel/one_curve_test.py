@@ -132,7 +132,7 @@ def test_nothing_is_ever_whole():
     big = config(CUTS['fsdp x tensor'], width=256, num_heads=4, vocab_size=256)
     mesh = mesh_lib.make_mesh(big.parallel, jax.devices()[:8])
     abstract = abstract_state(big)
-    places = mesh_lib.shardings(mesh, abstract.params, abstract)
+    places = mesh_lib.shardings(mesh, abstract, abstract.params)
     program = jax.jit(lambda: create_state(big, 0), out_shardings=places).lower().compile()
     memory = program.memory_analysis()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))

@@ -67,7 +67,7 @@ def test_training_goes_on_from_before_the_damage_to_the_same_end(copied, finishe
 
 def test_nothing_good_left_is_an_error(copied, tiny, one_device):
     longer = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, steps=13))
-    for step in Checkpoints(copied).steps():
+    for step in Checkpoints(copied.checkpoints).steps():
         flip(largest_file(copied.checkpoints / str(step)))
     with pytest.raises(UserError, match='every checkpoint'):
         load_params(copied)
@@ -77,7 +77,7 @@ def test_nothing_good_left_is_an_error(copied, tiny, one_device):
 
 def test_a_checkpoint_without_a_manifest_does_not_count(copied):
     (copied.checkpoints / '12' / MANIFEST).unlink()
-    checkpoints = Checkpoints(copied)
+    checkpoints = Checkpoints(copied.checkpoints)
     assert checkpoints.steps() == [8]
     checkpoints.delete_unfinished()
     assert not (copied.checkpoints / '12').exists()
@@ -98,10 +98,10 @@ def test_unknown_steps_are_named(copied):
 )
 def test_keeps_the_last_every_mth_and_the_best(tiny, tmp_path, keep, expected):
     state = jax.jit(lambda: create_state(tiny, 0))()
-    checkpoints = Checkpoints(Workdir(tmp_path))
+    checkpoints = Checkpoints(Workdir(tmp_path).checkpoints)
     losses = [None, 3.0, 2.5, 2.0, 2.2, None]
     for step, loss in enumerate(losses):
-        checkpoints.save(step, state, {'held_out_loss': loss}, keep)
+        checkpoints.save(step, state.stored(), {'held_out_loss': loss}, keep)
     checkpoints.finish(keep)
     assert checkpoints.steps() == expected
     checkpoints.close()
@@ -132,7 +132,7 @@ def test_reading_leaves_what_is_being_written_alone(copied):
     in_flight.mkdir()
     assert load_params(copied)[0] == 12
     assert in_flight.exists()
-    Checkpoints(copied).delete_unfinished()
+    Checkpoints(copied.checkpoints).delete_unfinished()
     assert not in_flight.exists()
 
 
@@ -143,7 +143,7 @@ def test_an_old_damaged_manifest_does_not_stop_the_run(copied, tiny, one_device)
 
 
 def test_a_checkpoint_carries_its_config(finished):
-    record = Checkpoints(Workdir(finished[0])).record(12)
+    record = Checkpoints(Workdir(finished[0]).checkpoints).record(12)
     assert config_json.from_dict(record['config']) == runtime.stored_config(Workdir(finished[0]))
 
 

@@ -14,9 +14,10 @@ from llm.data.prepare import prepare
 from llm.errors import UserError
 from llm.model import Transformer
 from llm.parallel import mesh as mesh_lib
-from llm.training import evaluate
+from llm.training import evaluate_text
 from llm.training.checkpoint import load_params
-from llm.training.evaluate import Evaluator, evaluate_checkpoint
+from llm.training.evaluate import evaluate_checkpoint
+from llm.training.evaluate_text import TextEvaluator
 from llm.workdir import Workdir
 
 
@@ -64,7 +65,7 @@ def test_the_number_of_devices_does_not_show(finished, tiny):
     results = []
     for devices in (1, 8):
         mesh = mesh_lib.make_mesh(ParallelConfig(), jax.devices()[:devices])
-        evaluator = Evaluator(tiny, prepared.tokenizer, prepared.held_out, mesh)
+        evaluator = TextEvaluator(tiny, prepared.tokenizer, prepared.held_out, mesh)
         results.append(evaluator.measure(jax.device_put(params, mesh_lib.replicated(mesh))))
     assert results[0]['tokens'] == results[1]['tokens']
     assert results[0]['loss'] == pytest.approx(results[1]['loss'], rel=1e-6)
@@ -77,7 +78,7 @@ def test_without_document_masking_a_window_is_one_sequence(finished, tiny, monke
 
     def measure(document_masking):
         config = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, document_masking=document_masking))
-        return Evaluator(config, prepared.tokenizer, prepared.held_out, mesh).measure(params)
+        return TextEvaluator(config, prepared.tokenizer, prepared.held_out, mesh).measure(params)
 
     def spelt_out(*args):
         for batch in held_out_windows(*args):
@@ -85,7 +86,7 @@ def test_without_document_masking_a_window_is_one_sequence(finished, tiny, monke
             yield batch | {'segment_ids': np.ones_like(batch['inputs']), 'positions': steps}
 
     plain, apart = measure(False), measure(True)
-    monkeypatch.setattr(evaluate, 'held_out_windows', spelt_out)
+    monkeypatch.setattr(evaluate_text, 'held_out_windows', spelt_out)
     assert plain['loss'] == pytest.approx(measure(False)['loss'], rel=1e-6)
     assert plain['loss'] != pytest.approx(apart['loss'], rel=1e-6)
     assert (plain['tokens'], plain['bytes']) == (apart['tokens'], apart['bytes'])

@@ -214,7 +214,7 @@ def test_a_signal_saves_and_says_so(finished, tiny, one_device, tmp_path, monkey
     assert stopped.value.exit_code == 128 + number
     stored = Workdir(tmp_path / 'run').summary()
     assert stored['status'] == 'interrupted' and 5 <= stored['step'] <= 7
-    assert Checkpoints(Workdir(tmp_path / 'run')).steps()[-1] == stored['step']
+    assert Checkpoints(Workdir(tmp_path / 'run').checkpoints).steps()[-1] == stored['step']
     assert (
         train(tiny, tmp_path / 'run', progress=False, devices=one_device)['params_sha256'] == summary['params_sha256']
     )
@@ -260,7 +260,7 @@ def test_divergence_rolls_back_and_leaves_the_batch_out(tiny, one_device, tmp_pa
         'step 6' in event['message'] and 'back at step 4' in event['message'] and 'batches 5 to 5' in event['message']
     )
     assert summary['status'] == 'done' and all(np.isfinite(row['loss']) for row in rows if row['kind'] == 'train')
-    assert Checkpoints(Workdir(tmp_path / 'run')).record(12)['skipped'] == [[5, 6]]
+    assert Checkpoints(Workdir(tmp_path / 'run').checkpoints).record(12)['skipped'] == [[5, 6]]
 
 
 @pytest.mark.parametrize('step', [5, 7, 9])
@@ -282,7 +282,7 @@ def test_what_did_not_help_is_not_gone_back_to_again(tiny, one_device, tmp_path,
     events = [row['message'] for row in Workdir(tmp_path / 'run').rows() if row.get('event') == 'rollback']
     assert len(events) == 2 and 'back at step 4' in ' '.join(events) and 'back at step 0' in ' '.join(events)
     assert summary['status'] == 'done'
-    assert Checkpoints(Workdir(tmp_path / 'run')).record(12)['skipped'] == [[5, 7]]
+    assert Checkpoints(Workdir(tmp_path / 'run').checkpoints).record(12)['skipped'] == [[5, 7]]
 
 
 @pytest.mark.parametrize('method, after', [('delete_after', True), ('write_record', True)])

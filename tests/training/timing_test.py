@@ -28,9 +28,9 @@ def change(config, section, **values):
 def test_one_compilation_per_start_evaluation_and_resume_included(tiny, one_device, tmp_path, monkeypatch):
     """Twelve steps with evaluations and checkpoints, in two starts: each traces its step and its evaluation once."""
     steps, evaluators = [], []
-    for name, made in (('TrainStep', steps), ('Evaluator', evaluators)):
-        cls = getattr(loop, name)
-        monkeypatch.setattr(loop, name, lambda *args, cls=cls, made=made: made.append(cls(*args)) or made[-1])
+    for name, made in (('make_step', steps), ('make_evaluator', evaluators)):
+        make = getattr(loop, name)
+        monkeypatch.setattr(loop, name, lambda *args, make=make, made=made: made.append(make(*args)) or made[-1])
     train(change(tiny, 'training', steps=7), tmp_path / 'run', progress=False, devices=one_device)
     train(tiny, tmp_path / 'run', progress=False, devices=one_device)
     assert [step.program._cache_size() for step in steps] == [1, 1]

@@ -1,0 +1,145 @@
+"""Conversations to ids, for training and inference alike: one template, and the mask of what is trained on.
+
+    <bos> [<|system|> text <|end|>]  { <|user|> text <|end|> <|assistant|> text <eos> }
+
+Each text is tokenised on its own and special tokens never come from text, so nothing that somebody writes can close a
+turn or open another, and the ids of a prompt are always how the ids of the continued conversation begin. Trained on
+are the assistant's texts and the <eos> that ends each of them, which is what makes a model stop.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from llm.errors import UserError
+from llm.tokenizer import BOS, EOS, SPECIAL_TOKENS, Tokenizer
+
+Message = dict[str, Any]  # {'role': 'system', 'user' or 'assistant', 'content': its text}
+
+SYSTEM, USER, ASSISTANT, END = (SPECIAL_TOKENS.index(f'<|{name}|>') for name in ('system', 'user', 'assistant', 'end'))
+_ROLES = {'system': (SYSTEM, END), 'user': (USER, END), 'assistant': (ASSISTANT, EOS)}
+
+
+class Encoded(NamedTuple):
+    """A text that a model learns from."""
+
+    ids: list[int]
+    mask: list[bool]  # as long; True where the id is one to be predicted
+
+
+def encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
+    """A whole conversation. The mask is True on every assistant text and its <eos>.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(messages)
+    ids, mask = [BOS], [False]
+    for message in messages:
+        first, last = _ROLES[message['role']]
+        text = tokenizer.encode(message['content'])
+        ids += [first, *text, last]
+        mask += [False, *[message['role'] == 'assistant'] * (len(text) + 1)]
+    return Encoded(ids, mask)
+
+
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """What an answer follows: the conversation up to the user's turn, and the assistant's tag.
+
+    Raises:
+        UserError: see `check`; also if the last turn is not the user's.
+    """
+    check(messages)
+    if messages[-1]['role'] != 'user':
+        raise UserError(f'the last turn is of {messages[-1]["role"]!r}; an answer follows a turn of the user')
+    return [*encode(tokenizer, messages).ids, ASSISTANT]
+
+
+def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
+    """What the assistant is to say, with its <eos>: `encode_prompt` + `encode_answer` = `encode` of both."""
+    return [*tokenizer.encode(text), EOS]
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A plain prompt, without roles."""
+    return [BOS, *tokenizer.encode(text)]
+
+
+def encode_completion(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int, bool]:
+    """A plain prompt and what follows it, as one text.
+
+    Tokens may reach over the seam. Then the completion begins with the first id that differs from the prompt's.
+
+    Returns:
+        The ids, <bos> and <eos> included; how many of them are the prompt's; whether these are all ids of the prompt.
+    """
+    before, whole = encode_text(tokenizer, prompt), [*encode_text(tokenizer, prompt + completion), EOS]
+    common = common_prefix(before, whole)
+    return whole, common, common == len(before)
+
+
+def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many items two sequences begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def problems(messages: Any) -> list[str]:
+    """What keeps a value from being a conversation; nothing if it is one."""
+    if not isinstance(messages, list | tuple) or not messages:
+        return ['the conversation must be a list of at least one message']
+    found = []
+    for i, message in enumerate(messages):
+        where = f'message {i + 1}'
+        if not isinstance(message, dict):
+            found.append(f'{where} must be an object with role and content')
+            continue
+        if not isinstance(message.get('content'), str):
+            found.append(f'the content of {where} must be a text')
+        role = message.get('role')
+        if not isinstance(role, str) or role not in _ROLES:
+            found.append(f'the role of {where} is {role!r}; use system, user or assistant')
+    if found:
+        return found
+    roles = [message['role'] for message in messages]
+    turns = roles[1:] if roles[0] == 'system' else roles
+    if not turns:
+        return ['there is no turn of the user']
+    for i, role in enumerate(turns):
+        expected = ('user', 'assistant')[i % 2]
+        if role != expected:
+            number = i + 1 + len(roles) - len(turns)
+            return [
+                f'message {number} is of {role!r} where one of {expected!r} must come: after at most one system '
+                'message, user and assistant take turns'
+            ]
+    return []
+
+
+def check(messages: Any) -> None:
+    """Raises UserError unless roles are known and take turns, the user first, and every content is a text."""
+    if found := problems(messages):
+        raise UserError('; '.join(found))
+
+
+def fit(tokenizer: Tokenizer, messages: Sequence[Message], room: int) -> list[Message]:
+    """Forgets the oldest exchanges of user and assistant until the prompt fits. The system message stays.
+
+    Args:
+        tokenizer: the model's.
+        messages: a conversation that ends with the user's turn.
+        room: most ids that `encode_prompt` may give.
+
+    Raises:
+        UserError: if the user's last turn does not fit even alone; or see `encode_prompt`.
+    """
+    size = len(encode_prompt(tokenizer, messages))
+    start = int(messages[0]['role'] == 'system')
+    head, turns = list(messages[:start]), list(messages[start:])
+    while size > room and len(turns) > 1:
+        size -= sum(len(tokenizer.encode(message['content'])) + 2 for message in turns[:2])
+        del turns[:2]
+    if size > room:
+        raise UserError(
+            f'the last message takes {size} tokens with {"the system message" if head else "its tags"}, and there is '
+            f'room for {room}; shorten it'
+        )
+    return [*head, *turns]

@@ -1,0 +1,93 @@
+"""Held-out text: loss, perplexity and bits per byte."""
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from llm.config import Config, NextToken
+from llm.data.batches import held_out_windows
+from llm.data.examples import held_out_batches
+from llm.data.prepare import prepare
+from llm.errors import UserError
+from llm.model import Transformer
+from llm.objectives import next_token
+from llm.parallel import mesh as mesh_lib
+from llm.tokenizer import Tokenizer
+
+
+class TextEvaluator:
+    """Measures parameters on held-out text: documents, or the answers of conversations. Compiles once.
+
+    Every token of the held-out documents is predicted once, EOS included and BOS not; windows follow each other without
+    overlap and each starts without context, unless a stride is asked for. Bits are divided by the UTF-8 bytes of the
+    predicted tokens, which over a whole set are the bytes of its documents.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, held_out: Any, mesh: jax.sharding.Mesh):
+        """
+        Args:
+            config: the run's.
+            tokenizer: knows the bytes of tokens.
+            held_out: a token store for each corpus, or a table of examples.
+            mesh: the devices.
+        """
+        self._config, self._held_out, self._mesh = config, held_out, mesh
+        self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+        model, hyper = Transformer(config.model), next_token.hyperparameters(NextToken())
+        rows = config.evaluation.batch_size
+        parts = mesh.shape['data'] * mesh.shape['fsdp']
+        self._rows = -(-rows // parts) * parts  # padded up to a multiple of the devices that share rows
+        first, end = mesh_lib.local_rows(mesh, self._rows)
+        self._local = slice(first, end)
+
+        @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+        def likelihoods(params, batch):
+            documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
+            logits = model.apply({'params': params}, batch['inputs'], **documents).logits
+            _, nll, _ = next_token.token_losses(logits, batch['targets'], hyper)
+            return nll
+
+        self._likelihoods = likelihoods
+
+    def measure(self, params: Any, max_windows: int | None = None, stride: int | None = None) -> dict[str, float]:
+        """Returns `loss` (nats per token), `perplexity`, `bits_per_byte`, `tokens` and `bytes`.
+
+        Sums are kept in float64 on the host, so the size of a batch does not show beyond the last bits of a product.
+
+        Args:
+            params: the parameters.
+            max_windows: read about this many windows, spread evenly over the text; None reads all.
+            stride: start a window every `stride` tokens and count only its last `stride` targets.
+        """
+        nats = tokens = size = 0.0
+        for batch in self._batches(max_windows, stride):
+            weights = batch['loss_weights']
+            local = {name: x[self._local] for name, x in batch.items()}
+            with jax.set_mesh(self._mesh):
+                nll = self._likelihoods(params, mesh_lib.place(self._mesh, self._rows, local))
+            nll = np.asarray(nll, np.float64)
+            nats += float(np.sum(nll * weights))
+            tokens += float(np.sum(weights))
+            size += float(np.sum(self._byte_lengths[batch['targets']] * weights))
+        loss = nats / tokens
+        return {
+            'loss': loss,
+            'perplexity': math.exp(min(loss, 700)),
+            'bits_per_byte': nats / math.log(2) / max(size, 1),
+            'tokens': int(tokens),
+            'bytes': int(size),
+        }
+
+    def _batches(self, max_windows, stride) -> Iterable[dict[str, np.ndarray]]:
+        if not isinstance(self._held_out, list):
+            for batch, _ in held_out_batches(self._held_out, self._rows, max_windows):
+                yield batch
+            return
+        data = self._config.data
+        each = None if max_windows is None else -(-max_windows // len(self._held_out))
+        for store in self._held_out:
+            yield from held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride, each)
