@@ -14,10 +14,10 @@ from llm.analysis.heap import Stay
 from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
-from llm.config import Config
+from llm.config import DPO, Config, Online, RewardModel
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
-from llm.training.train_state import TrainState, abstract_state
+from llm.training.train_state import TrainState, abstract_state, placed_state
 from llm.training.train_step import hyperparameters, make_train_step
 from llm.tree import named_leaves
 
@@ -66,19 +66,33 @@ def abstract_step(config: Config, mesh: Mesh | None = None) -> Step:
     hyper = jax.eval_shape(lambda: hyperparameters(config))
     if mesh is not None:
         put = lambda sharding: lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        state = mesh_lib.with_shardings(mesh, state, state.params)
-        batch = jax.tree.map(put(mesh_lib.batch_sharding(mesh)), batch)
+        state = placed_state(config, mesh)
+        batch = {name: put(mesh_lib.batch_sharding(mesh, len(x.shape)))(x) for name, x in batch.items()}
         hyper = jax.tree.map(put(mesh_lib.replicated(mesh)), hyper)
     return Step(config, mesh, state, batch, hyper)
 
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch; see `llm.data.batches`."""
+    """Shapes of what one update learns from; see `llm.data.batches`, `llm.objectives`.
+
+    Rankings of a reward model count as pairs. With an online objective the update is one minibatch of responses.
+    """
+    rows, length = config.training.batch_size, config.data.sequence_length
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+    if isinstance(config.objective, DPO | RewardModel):
+        batch = {'tokens': array('int32', rows, 2, length), 'indices': array('int32', rows)}
+        batch |= dict.fromkeys(('prompt_lengths', 'lengths'), array('int32', rows, 2))
+        return batch | dict.fromkeys(('scores', 'reference_logprobs'), array('float32', rows, 2))
+    if isinstance(config.objective, Online):
+        rows = rows * config.objective.rollout.samples_per_prompt // config.objective.rollout.minibatches
+        names = ('advantages', 'old_logprobs', 'reference_logprobs', 'old_values', 'returns')
+        batch = {'tokens': array('int32', rows, length), 'row_tokens': array('float32', rows)}
+        batch |= dict.fromkeys(('prompt_lengths', 'lengths'), array('int32', rows))
+        return batch | dict.fromkeys(names, array('float32', rows, length))
     kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
     if config.data.document_masking:
         kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
-    shape = (config.training.batch_size, config.data.sequence_length)
-    return {name: jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for name, kind in kinds.items()}
+    return {name: array(kind, rows, length) for name, kind in kinds.items()}
 
 
 def predict(step: Step) -> tuple[StepMemory, list[Stay]]:

@@ -62,6 +62,7 @@ def run(args: Args) -> None:
     check(args)
     workdir = Workdir.open(args.workdir)
     runtime.prepare_host(workdir)
+    from llm.inference.generate import load_generator
     from llm.inference.sampling import SamplingParams
 
     names = [field.name for field in dataclasses.fields(SamplingParams)]
@@ -72,7 +73,7 @@ def run(args: Args) -> None:
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
-    generator = load(workdir, args.step, args.ema)
+    generator = load_generator(workdir, args.step, args.ema)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
 
     if args.show_probabilities:
@@ -112,20 +113,6 @@ def check(args: Args) -> None:
         )
     if given:
         raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
-
-
-def load(workdir, step: int | None, ema: bool):
-    """The run's model, parameters and tokenizer, as a `Generator`."""
-    from llm import runtime
-    from llm.inference.generate import Generator
-    from llm.model.transformer import Transformer
-    from llm.tokenizer import Tokenizer
-    from llm.training import checkpoint
-
-    config = runtime.usable_config(workdir)
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
-    _, params = checkpoint.load_params(workdir, step, ema)
-    return Generator(Transformer(config.model), params, tokenizer)
 
 
 def show(generator, prompt: str | bytes, sampling) -> None:

@@ -92,7 +92,9 @@ class InstructionReader:
             self.noted['prompt_not_a_prefix'] += not whole
             mask = [i >= start for i in range(len(ids))]
         else:
-            ids, mask = chat.encode(self._tokenizer, [*prompt, *completion])
+            messages = [*prompt, *completion]
+            self.noted['more_in_messages'] += chat.has_more(messages)
+            ids, mask = chat.encode(self._tokenizer, messages)
             if prompt:
                 start = len(chat.encode_prompt(self._tokenizer, prompt))
                 mask[:start] = [False] * start
@@ -159,6 +161,10 @@ class InstructionTable:
         if not self._masking:
             del batch['segment_ids'], batch['positions']
         return batch
+
+    def prompt(self, index: int) -> list[int]:
+        """The ids of an example before the first one that is trained on."""
+        return self._ids[index][: int(np.argmax(self._masks[index]))].tolist()
 
     def update(self, digest: Any) -> None:
         """Adds the content to a hash."""

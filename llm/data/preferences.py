@@ -137,6 +137,7 @@ class PreferenceReader:
             BadRow: see `parse`.
         """
         prompt, responses, scores = parse(fields)
+        self.noted['more_in_messages'] += not isinstance(prompt, str) and chat.has_more(prompt)
         first = {text: i for i, text in reversed(list(enumerate(responses)))}
         if len(first) < len(responses):
             if len(first) == 1:
@@ -206,6 +207,7 @@ class PreferenceTable:
         )
         self.lengths = self._ids.lengths.astype(np.int32).reshape(shape)
         self._responses, self._length = responses, length
+        self.extra: dict[str, Float32[np.ndarray, 'examples responses']] = {}  # columns that came later
         self.edges = np.cumsum([0, *map(len, sources)]).tolist()  # rows [edges[i], edges[i + 1]) are of source i
 
     def __len__(self) -> int:
@@ -226,7 +228,7 @@ class PreferenceTable:
         return {'examples': len(self), 'tokens': len(self._ids.values), 'trained_tokens': trained, 'pairs': pairs}
 
     def rows(self, indices: Integer[np.ndarray, 'rows']) -> Batch:
-        """`tokens` (B, K, T), `prompt_lengths`, `lengths`, `scores` (B, K) and `indices` (B,)."""
+        """`tokens` (B, K, T), `prompt_lengths`, `lengths`, `scores` and what is in `extra` (B, K), `indices` (B,)."""
         indices = np.asarray(indices, np.int64)
         places = (indices[:, None] * self._responses + np.arange(self._responses)).reshape(-1)
         tokens = self._ids.padded(places, self._length)
@@ -236,7 +238,12 @@ class PreferenceTable:
             'lengths': self.lengths[indices],
             'scores': self.scores[indices],
             'indices': indices.astype(np.int32),
+            **{name: column[indices] for name, column in self.extra.items()},
         }
+
+    def prompt(self, index: int) -> list[int]:
+        """The ids that the responses of an example follow."""
+        return self._ids[index * self._responses][: self.prompt_lengths[index, 0]].tolist()
 
     def update(self, digest: Any) -> None:
         """Adds the content to a hash."""

@@ -13,6 +13,7 @@ from llm.inference.decode import Decoder, PastContext
 from llm.inference.sampling import SamplingParams
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
+from llm.workdir import Workdir
 
 Prompt = str | bytes | Sequence[int]
 FinishReason = Literal['stop_token', 'stop_string', 'length']
@@ -229,3 +230,24 @@ class Generator:
                 transcript.finish('length')
             if transcript.finish_reason == 'stop_string':
                 decoder.finish(row)
+
+
+def load_generator(workdir: Workdir, step: int | None = None, ema: bool = False, stop_ids: Sequence[int] = ()):
+    """The `Generator` of a run.
+
+    Args:
+        workdir: the run's.
+        step: which checkpoint; None is the newest good one.
+        ema: with the averaged parameters instead of the raw ones.
+        stop_ids: tokens that end a text, besides the end-of-sequence token.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is damaged.
+    """
+    from llm import runtime
+    from llm.training import checkpoint
+
+    config = runtime.usable_config(workdir)
+    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    _, params = checkpoint.load_params(workdir, step, ema)
+    return Generator(Transformer(config.model), params, tokenizer, stop_ids)

@@ -41,32 +41,25 @@ class PreferenceEvaluator:
     def measure(self, params: Any, max_windows: int | None = None) -> dict[str, Any]:
         """Means over pairs of the objective's metrics, `loss` among them, and `rows` (preferences read).
 
-        A reward model adds `calibration_error`, and `reward_statistics`: mean and deviation of its rewards, by which
-        they are standardised where they are used.
+        A reward model adds what `llm.objectives.reward_model.summary` says: `mean_reward` and `reward_std` are what
+        its rewards are standardised by where they are used.
 
         Args:
             params: the parameters.
             max_windows: read about this many preferences, spread evenly; None reads all.
         """
-        totals, margins, rewards, rows = {}, [], [], 0
+        totals, found, rows = {}, [], 0
         for batch, real in held_out_batches(self._table, self._rows, max_windows):
             local = {name: x[self._local] for name, x in batch.items()}
             with jax.set_mesh(self._mesh):
-                metrics, found = self._measure(params, mesh_lib.place(self._mesh, self._rows, local))
+                metrics, rewards = self._measure(params, mesh_lib.place(self._mesh, self._rows, local))
             for name, (total, weight) in jax.device_get(metrics).items():
                 before = totals.get(name, (0.0, 0.0))
                 totals[name] = (before[0] + np.float64(total), before[1] + np.float64(weight))
             rows += real
-            if found is not None:
-                found = distributed.whole(found)
-                present = batch['lengths'] > 0
-                margins.append(reward_model.pair_margins(found, batch['scores'], present))
-                rewards.append(found[present])
+            if rewards is not None:
+                found.append((distributed.whole(rewards), batch['scores'], batch['lengths']))
         measured = means(totals) | {'rows': rows}
-        if rewards:
-            every = np.concatenate(rewards).astype(np.float64)
-            measured |= {
-                'calibration_error': reward_model.calibration_error(np.concatenate(margins)),
-                'reward_statistics': {'mean': float(every.mean()), 'std': float(every.std())},
-            }
+        if found:
+            measured |= reward_model.summary(*map(np.concatenate, zip(*found)))
         return measured

@@ -11,8 +11,6 @@ import numpy as np
 from llm.config import Config, NextToken
 from llm.data.batches import held_out_windows
 from llm.data.examples import held_out_batches
-from llm.data.prepare import prepare
-from llm.errors import UserError
 from llm.model import Transformer
 from llm.objectives import next_token
 from llm.parallel import mesh as mesh_lib

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from llm.analysis import flops, hardware
-from llm.config import Config, Online
+from llm.config import SFT, Config, NextToken, Online
 from llm.training.divergence import divergence
 from llm.training.metrics import MetricsWriter, means
 
@@ -16,7 +16,7 @@ from llm.training.metrics import MetricsWriter, means
 def new_record() -> dict[str, Any]:
     """The record of a run that has done nothing."""
     return {
-        'tokens': 0,  # predicted tokens trained on
+        'tokens': 0,  # trained on, see `llm.training.train_step.tokens_read`
         'seconds': 0.0,  # training time: without compiling, evaluating and saving
         'waited': 0.0,  # of those seconds, those the host waited for a batch
         'timed_tokens': 0,  # tokens of those seconds
@@ -34,6 +34,7 @@ class Ledger:
         self.record = record
         self._config, self._writer, self._devices = config, writer, devices
         self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
+        self._predicts_tokens = isinstance(config.objective, NextToken | SFT)
         device = jax.devices()[0]
         self._peak = hardware.peak_flops(device.device_kind, config.model.compute_dtype)
         self._clock: float | None = None  # when the last timed step ended
@@ -49,7 +50,8 @@ class Ledger:
 
     def read(self, step: int, metrics: dict[str, tuple[Any, Any]]) -> str | None:
         """Waits for a step's metrics and enters them. Returns what is wrong with the step, if it diverged."""
-        values = means(metrics)
+        tokens = int(jax.device_get(metrics['tokens'][0]))
+        values = means({name: pair for name, pair in metrics.items() if name != 'tokens'})
         now = time.perf_counter()
         record, config = self.record, self._config
         recent = [] if isinstance(config.objective, Online) else record['recent_losses']  # a policy's loss wanders
@@ -60,7 +62,6 @@ class Ledger:
             self.first_step_seconds = now - self._dispatched
             message = f'the first step took {self.first_step_seconds:.1f} s, compiling included'
             self._writer.write('event', step, event='first_step', message=message, seconds=self.first_step_seconds)
-        tokens = int(jax.device_get(metrics['loss'][1]))
         record['recent_losses'] = [*record['recent_losses'], values['loss']][-config.divergence.window :]
         record['tokens'] += tokens
         if self._clock is not None:
@@ -77,7 +78,7 @@ class Ledger:
             'train',
             step,
             **values,
-            perplexity=math.exp(min(values['loss'], 700)),
+            **({'perplexity': math.exp(min(values['loss'], 700))} if self._predicts_tokens else {}),
             **self.totals(),
             tokens_per_second=speed,
             data_wait_fraction=self._wait_fraction(self._since_row),

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from llm import config_json, runtime
-from llm.config import Config, NextToken
+from llm.config import Config, NextToken, RewardModel
 from llm.data.batches import data_index
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
@@ -258,15 +258,25 @@ class _Run:
         self.writer.write('evaluation', self.step, **measured)
         if last:
             self.facts['held_out'] = measured | {'documents': self.data.statistics['held_out'].get('documents')}
-        if self.config.evaluation.sample_tokens and jax.process_count() == 1:  # the decoder serves one process
+            if 'reward_std' in measured and isinstance(self.config.objective, RewardModel):
+                # What rewards are standardised by where the model is used.
+                statistics = {'mean': measured['mean_reward'], 'std': measured['reward_std']}
+                self.facts['reward_statistics'] = statistics
+        talks = not isinstance(self.config.objective, RewardModel) and self.config.evaluation.sample_tokens > 0
+        if talks and jax.process_count() == 1:  # the decoder serves one process
             self._sample(params)
         return measured['loss'] if 'loss' in measured else -measured['reward']
 
     def _sample(self, params: Any) -> None:
-        prompt = self.config.evaluation.sample_prompt
-        generator = Generator(Transformer(self.config.model), params, self.data.tokenizer)
+        """Continues the config's prompt; after fine-tuning, answers the first held-out one."""
+        tokenizer, prompt = self.data.tokenizer, self.config.evaluation.sample_prompt
+        if isinstance(self.config.objective, NextToken):
+            ids = tokenizer.encode(prompt)
+        else:
+            ids = self.data.held_out.prompt(0)
+            prompt = tokenizer.decode(ids)
+        generator = Generator(Transformer(self.config.model), params, tokenizer)
         limit = self.config.evaluation.sample_tokens
-        ids = prompt if isinstance(self.config.objective, NextToken) else encode_prompt(self.data.tokenizer, prompt)
         (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context='slide')
         self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from llm.config import DPO, Config
 from llm.data.examples import Examples, held_out_batches
 from llm.model import Transformer
-from llm.objectives.log_probs import masked_sum, response_mask, token_log_probs
+from llm.objectives.dpo import response_log_probs
 from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
 from llm.workdir import Workdir
@@ -58,10 +58,7 @@ def _measure(config: Config, table: Any, mesh: Mesh, params: Any, name: str) -> 
 
     @jax.jit
     def measure(params, batch):
-        tokens = batch['tokens']
-        scored = token_log_probs(model, params, tokens.reshape(-1, tokens.shape[-1])).logprobs.reshape(tokens.shape)
-        mask = response_mask(batch['prompt_lengths'], batch['lengths'], tokens.shape[-1])
-        return masked_sum(scored, mask)
+        return response_log_probs(model, params, *(batch[n] for n in ('tokens', 'prompt_lengths', 'lengths')))
 
     found = []
     total = -(-len(table) // rows)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from llm.config import Config
+from llm.config import SFT, Config
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.parallel.axes import constrain
@@ -40,8 +40,8 @@ def make_train_step(config: Config, per_layer: bool = False, axis: str | None = 
         axis: name of the axis over which `pmap` runs copies of the step, each with its part of the rows.
 
     Returns:
-        The step. `batch` is a dictionary of (batch, length) arrays; metrics are (sum, weight) pairs: `loss`,
-        `accuracy`, `grad_norm`, `update_norm`, `param_norm`, `learning_rate`.
+        The step. `batch` is a dictionary of (batch, length) arrays; metrics are (sum, weight) pairs: what the
+        objective reports (`loss` among it), `tokens`, `grad_norm`, `update_norm`, `param_norm`, `learning_rate`.
     """
     model = Transformer(config.model)
 
@@ -53,7 +53,9 @@ def make_train_step(config: Config, per_layer: bool = False, axis: str | None = 
         batch = batch | {'example_ids': _example_ids(batch, axis)}
         whole = lambda params, batch, rng: loss(full_params(config, params, state.frozen), batch, rng)
         sums = summed_gradients(whole, state.params, batch, rng, config.training.accumulation)
-        gradients, weight, metrics = sums if axis is None else jax.lax.psum(sums, axis)
+        sums = (*sums, tokens_read(config, batch))
+        gradients, weight, metrics, tokens = sums if axis is None else jax.lax.psum(sums, axis)
+        metrics |= {'tokens': (tokens, jnp.ones_like(tokens))}
         state, values = apply_gradients(config, state, gradients, weight, hyper, per_layer)
         return state.replace(step=state.step + 1), metrics | values
 
@@ -63,6 +65,15 @@ def make_train_step(config: Config, per_layer: bool = False, axis: str | None = 
 def full_params(config: Config, params: Any, frozen: Any) -> Any:
     """The model's whole parameter tree: what is trained, or with LoRA what is trained beside what is frozen."""
     return lora.combine(frozen['base'], params, config.lora) if config.lora.rank else params
+
+
+def tokens_read(config: Config, batch: dict[str, Array]) -> Float[Array, '']:
+    """Tokens that count as trained on: those that are predicted, or with examples those that are not padding."""
+    if 'lengths' in batch:
+        return jnp.sum(batch['lengths'], dtype=jnp.float32)
+    if isinstance(config.objective, SFT) and 'segment_ids' in batch:
+        return jnp.sum(batch['segment_ids'] > 0, dtype=jnp.float32)
+    return jnp.sum(batch['loss_weights'], dtype=jnp.float32)
 
 
 def apply_gradients(

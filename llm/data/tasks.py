@@ -1,0 +1,32 @@
+"""Rows to learn from that come with the program: `data.corpora task:NAME`.
+
+A task is a function that yields rows as a JSONL file would hold them (see docs/chat.md), each with an `identity` that
+decides whether it is held out. The rows are made from the installed standard library, so they are there on every
+machine, and a row is held out where pretraining on `python_stdlib` holds out the file it comes from.
+
+    python_functions    write the function with this signature, which does this
+    python_docstrings   say in a sentence what this function does
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def _python_functions() -> Iterator[Row]:
+    from llm.data import tasks_python
+
+    return tasks_python.functions()
+
+
+def _python_docstrings() -> Iterator[Row]:
+    from llm.data import tasks_python
+
+    return tasks_python.docstrings()
+
+
+TASKS: dict[str, Callable[[], Iterator[Row]]] = {
+    'python_functions': _python_functions,
+    'python_docstrings': _python_docstrings,
+}
