@@ -1,6 +1,6 @@
 """What a policy does: its responses, their exact KL from the reference, and what reward models say of them."""
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.rlhf import wishlist
-from experiments.rlhf.training import MODEL
+from experiments.rlhf.training import MODEL, members_of, pick
 from llm.inference.rollout import rollout
 from llm.model import Transformer
-from llm.objectives import reward_model
+from llm.objectives import dpo, reward_model
 from llm.objectives.kl import exact_kl
 from llm.objectives.log_probs import masked_sum, response_mask
 
 TRANSFORMER = Transformer(MODEL)
-ROWS_AT_ONCE = 4096  # of one member, which bounds the memory
+ROWS_AT_ONCE = 2048  # of one member, which bounds the memory
 
 
 class Sampled(NamedTuple):
@@ -48,31 +48,23 @@ def sample(policies: Any, references: Any, prompts: np.ndarray, samples: int, se
         samples: to each prompt.
         seed: of the random numbers; the members' differ.
     """
-    members = jax.tree.leaves(policies)[0].shape[0]
-    at_once = max(1, min(samples, ROWS_AT_ONCE // len(prompts)))
-    if samples % at_once:
-        at_once = next(size for size in range(at_once, 0, -1) if samples % size == 0)
-    parts = []
-    for part in range(samples // at_once):
-        random = np.random.default_rng((seed, part))
-        seeds = random.integers(0, 2**32, (members, len(prompts) * at_once), np.uint32)
-        drawn = jax.device_get(_sample(policies, references, jnp.asarray(prompts), jnp.asarray(seeds)))
-        parts.append([x.reshape(members, len(prompts), at_once, *x.shape[2:]) for x in drawn])
-    return Sampled(*(np.concatenate(pieces, axis=2) for pieces in zip(*parts)))
+    rows = np.repeat(prompts, samples, axis=0)
+    members = []
+    for member in range(members_of(policies)):
+        seeds = np.random.default_rng((seed, member)).integers(0, 2**32, len(rows), np.uint32)
+        draw = lambda rows, seeds, own=member: _sample(pick(policies, own), pick(references, own), rows, seeds)
+        members.append(_in_pieces(draw, rows, seeds))
+    shape = len(members), len(prompts), samples
+    return Sampled(*(np.stack(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*members)))
 
 
 @jax.jit
-def _sample(policies, references, prompts, seeds):
+def _sample(policy, reference, prompts, seeds):
     lengths = jnp.full(prompts.shape[:1], wishlist.PROMPT_LENGTH, jnp.int32)
-
-    def one(member):
-        policy, reference, seeds = member
-        drawn = rollout(TRANSFORMER, policy, prompts, lengths, seeds, wishlist.MAX_RESPONSE, 1.0)
-        kl = exact_kl(_distributions(policy, drawn.tokens), _distributions(reference, drawn.tokens))
-        mask = response_mask(drawn.prompt_lengths, drawn.lengths, drawn.tokens.shape[1])
-        return drawn.tokens, drawn.lengths, masked_sum(kl, mask[:, 1:])
-
-    return jax.lax.map(one, (policies, references, seeds))
+    drawn = rollout(TRANSFORMER, policy, prompts, lengths, seeds, wishlist.MAX_RESPONSE, 1.0)
+    kl = exact_kl(_distributions(policy, drawn.tokens), _distributions(reference, drawn.tokens))
+    mask = response_mask(drawn.prompt_lengths, drawn.lengths, drawn.tokens.shape[1])
+    return drawn.tokens, drawn.lengths, masked_sum(kl, mask[:, 1:])
 
 
 def _distributions(params, tokens):
@@ -81,40 +73,48 @@ def _distributions(params, tokens):
 
 
 def score(models: Any, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Raw rewards, (members, ...), that each of several stacked reward models gives its rows.
+    """Raw rewards that each of several stacked reward models gives its rows: (members, ...) like `lengths`.
 
     Args:
         models: stacked reward models.
         tokens: (members, ..., LENGTH).
         lengths: (members, ...).
     """
-    members = lengths.shape[0]
-    flat, count = tokens.reshape(members, -1, tokens.shape[-1]), lengths.reshape(members, -1)
-    pieces = [
-        _score(models, flat[:, start : start + ROWS_AT_ONCE], count[:, start : start + ROWS_AT_ONCE])
-        for start in range(0, flat.shape[1], ROWS_AT_ONCE)
-    ]
-    return np.concatenate(pieces, axis=1).reshape(lengths.shape)
+    return _each_member(_score, models, tokens, lengths, lengths.shape[1:])
+
+
+_score = jax.jit(lambda params, tokens, lengths: reward_model.rewards(TRANSFORMER, params, tokens, lengths))
+
+
+def log_probs(policies: Any, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Log-probabilities of responses in nats under stacked policies; arguments and result as for `score`."""
+    return _each_member(_log_probs, policies, tokens, lengths, lengths.shape[1:])
 
 
 @jax.jit
-def _score(models, tokens, lengths):
-    return jax.lax.map(lambda one: reward_model.rewards(TRANSFORMER, *one), (models, tokens, lengths))
-
-
-@functools.partial(jax.jit, static_argnums=())
 def _log_probs(params, tokens, lengths):
-    from llm.objectives.dpo import response_log_probs
-
-    prompt_lengths = jnp.full(lengths.shape[1:], wishlist.PROMPT_LENGTH, jnp.int32)
-    one = lambda member: response_log_probs(TRANSFORMER, member[0], member[1], prompt_lengths, member[2])
-    return jax.lax.map(one, (params, tokens, lengths))
+    prompt_lengths = jnp.full((len(lengths), 1), wishlist.PROMPT_LENGTH, jnp.int32)
+    return dpo.response_log_probs(TRANSFORMER, params, tokens[:, None], prompt_lengths, lengths[:, None])[:, 0]
 
 
-def log_probs(params: Any, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Log-probability of each response in nats: (members, rows, 2) of pairs (members, rows, 2, LENGTH)."""
-    pieces = [
-        _log_probs(params, tokens[:, start : start + ROWS_AT_ONCE], lengths[:, start : start + ROWS_AT_ONCE])
-        for start in range(0, lengths.shape[1], ROWS_AT_ONCE)
-    ]
-    return np.concatenate(pieces, axis=1)
+def _each_member(function, params, tokens, lengths, shape) -> np.ndarray:
+    results = []
+    for member in range(len(tokens)):
+        own = pick(params, member)
+        flat = tokens[member].reshape(-1, tokens.shape[-1]), lengths[member].reshape(-1)
+        results.append(_in_pieces(lambda *rows, own=own: (function(own, *rows),), *flat)[0].reshape(shape))
+    return np.stack(results)
+
+
+def _in_pieces(function: Callable[..., tuple], *arrays: np.ndarray) -> list[np.ndarray]:
+    """Calls the function on equal pieces of rows, the last one filled up, so that it is compiled for one shape."""
+    rows = len(arrays[0])
+    size = min(rows, ROWS_AT_ONCE)
+    pieces = []
+    for start in range(0, rows, size):
+        piece = [array[start : start + size] for array in arrays]
+        real = len(piece[0])
+        if real < size:
+            piece = [np.concatenate([x, np.repeat(x[:1], size - real, axis=0)]) for x in piece]
+        pieces.append([np.asarray(x)[:real] for x in function(*piece)])
+    return [np.concatenate(parts) for parts in zip(*pieces)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.rlhf import wishlist
 from llm.config import AdamW, Config, Cosine, DataConfig, ModelConfig, Objective, TrainingConfig
-from llm.training.train_state import create_state, state_from_params
+from llm.training.train_state import initial_model, state_from_params
 from llm.training.train_step import hyperparameters, make_train_step
 
 MODEL = ModelConfig(
@@ -49,16 +49,21 @@ def stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def pick(tree: Any, members: Sequence[int]) -> Any:
-    """Some members of a stacked tree, in this order; a member may be taken several times."""
-    index = np.asarray(members)
+def pick(tree: Any, members: int | Sequence[int]) -> Any:
+    """A member of a stacked tree, or several in this order; a member may be taken several times."""
+    index = members if isinstance(members, int) else np.asarray(members)
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def members_of(tree: Any) -> int:
+    """How many members a stacked tree has."""
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def initial_parameters(configs: Sequence[Config]) -> Any:
     """Fresh parameters of each config's seed, stacked."""
     seeds = jnp.array([config.seed for config in configs])
-    return jax.jit(jax.vmap(lambda seed: create_state(configs[0], seed).params))(seeds)
+    return jax.jit(jax.vmap(lambda seed: initial_model(configs[0].model, seed)))(seeds)
 
 
 def orders(configs: Sequence[Config], rows: int, start: int = 0) -> np.ndarray:
@@ -85,11 +90,12 @@ def train(configs: Sequence[Config], params: Any, table: dict[str, np.ndarray], 
         The stacked parameters, and the metrics' means as arrays (steps, members).
     """
     hyper = stack([hyperparameters(config) for config in configs])
-    return _train(configs[0], params, jax.tree.map(jnp.asarray, table), jnp.asarray(order), hyper)
+    seeds = jnp.array([config.seed for config in configs])
+    return _train(configs[0], params, seeds, jax.tree.map(jnp.asarray, table), jnp.asarray(order), hyper)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _train(config, params, table, order, hyper):
+def _train(config, params, seeds, table, order, hyper):
     step = jax.vmap(make_train_step(config))
 
     def one(state, rows):
@@ -97,5 +103,5 @@ def _train(config, params, table, order, hyper):
         state, metrics = step(state, batch, hyper)
         return state, {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in metrics.items()}
 
-    state, metrics = jax.lax.scan(one, jax.vmap(lambda own: state_from_params(config, own))(params), order)
+    state, metrics = jax.lax.scan(one, jax.vmap(functools.partial(state_from_params, config))(params, seeds), order)
     return state.params, metrics
