@@ -1,6 +1,7 @@
 """What is trained, and on how much."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 
 
@@ -30,7 +31,21 @@ class Plan:
     dpo_batch: int = 64  # pairs per step
     dpo_learning_rate: float = 5e-4
 
-    looks: tuple[int, ...] = (4, 8, 12, 16, 20, 24, 30, 36, 44, 56, 70, 85, 100)  # RL steps after which policies are measured
+    looks: tuple[int, ...] = (
+        4,
+        8,
+        12,
+        16,
+        20,
+        24,
+        30,
+        36,
+        44,
+        56,
+        70,
+        85,
+        100,
+    )  # RL steps after which policies are measured
     coefficients: tuple[float, ...] = (0.4, 0.15, 0.05, 0.0)  # of the KL penalty of PPO and GRPO
     ensemble_coefficients: tuple[float, ...] = (0.15, 0.0)  # with an ensemble as the judge
     responses: int = 128  # per RL step
@@ -66,3 +81,13 @@ QUICK = dataclasses.replace(
     responses=64,
     targets=(0.25, 0.5),
 )
+
+
+def to_json(plan: Plan) -> str:
+    return json.dumps(dataclasses.asdict(plan), indent=1) + '\n'
+
+
+def from_json(text: str) -> Plan:
+    """The plan that `to_json` wrote."""
+    lists = json.loads(text)
+    return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in lists.items()})

@@ -104,9 +104,7 @@ def _step(config, state, prompts, hyper, judges):
     return jax.vmap(one)(state, prompts, hyper, judges)
 
 
-def _judged(
-    judge: Judges, tokens: Int[Array, 'rows length'], lengths: Int[Array, 'rows']
-) -> Float[Array, 'rows']:
+def _judged(judge: Judges, tokens: Int[Array, 'rows length'], lengths: Int[Array, 'rows']) -> Float[Array, 'rows']:
     """The proxy of one member, inside the compiled step."""
     raw = jax.vmap(lambda model: reward_model.rewards(measuring.TRANSFORMER, model, tokens, lengths))(judge.models)
     return agree(raw, judge.statistics, judge.cautious)

@@ -1,5 +1,6 @@
 """The experiment, stage by stage. Each returns arrays; axes are named in the docstrings, seeds come first."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,16 +42,14 @@ def sft(plan: Plan) -> Tree:
         )
         for seed in plan.seeds
     ]
-    params, metrics = train(configs, initial_parameters(configs), _stacked(tables), orders(configs, len(place_rows(tables))))
+    params, metrics = train(
+        configs, initial_parameters(configs), _stacked(tables), orders(configs, plan.demonstrations)
+    )
     return {'params': params, 'loss': metrics['loss']}
 
 
-def place_rows(tables: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
-    return tables[0]['inputs']
-
-
 def pool(plan: Plan, sft_params: Any) -> Tree:
-    """Many responses of the SFT models to the held-out prompts: `tokens`, `lengths`, `gold` (seeds, prompts, samples)."""
+    """The SFT models' responses to the held-out prompts: `tokens`, `lengths`, `gold` (seeds, prompts, samples)."""
     _, held_out = wishlist.prompts()
     drawn = measuring.sample(sft_params, sft_params, held_out, plan.pool, seed=2)
     return {'tokens': drawn.tokens.astype(np.uint8), 'lengths': drawn.lengths, 'gold': drawn.gold}
@@ -98,36 +97,38 @@ def reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree) ->
     SFT model's responses to training prompts; `accuracy` (seeds, members) on held-out labels; `raw` (seeds, members,
     prompts, samples): their rewards of the pool.
     """
-    train_pairs, held_out = preferences['train'], preferences['held_out']
-    results = {}
-    for size in plan.sizes:
-        count = plan.members if size == plan.sizes[0] else 1
-        own = [i for i in range(len(plan.seeds)) for _ in range(count)]  # which seed each model belongs to
-        configs = [
-            make_config(
-                RewardModel(),
-                steps=size // plan.reward_batch,
-                batch_size=plan.reward_batch,
-                learning_rate=plan.reward_learning_rate,
-                seed=1000 * plan.seeds[i] + member,
-            )
-            for i in range(len(plan.seeds))
-            for member in range(count)
-        ]
-        table = _examples(train_pairs, own, size)
-        table['scores'] = np.broadcast_to(np.array([1.0, 0.0], np.float32), table['lengths'].shape)
-        params, _ = train(configs, pick(sft_params, own), table, orders(configs, size))
-        by_seed = lambda x: x.reshape(len(plan.seeds), count, *x.shape[1:])
-        read = lambda data, rows: by_seed(measuring.score(params, data['tokens'][own][:, rows], data['lengths'][own][:, rows]))
-        judged = read(held_out, slice(4096))
-        seen = read(train_pairs, slice(4096))
-        results[str(size)] = {
-            'params': params,
-            'statistics': np.stack([seen.mean((2, 3)), seen.std((2, 3))], axis=-1),
-            'accuracy': np.mean(judged[..., 0] > judged[..., 1], axis=-1),
-            'raw': read(pool, slice(None)),
-        }
-    return results
+    return {str(size): _reward_models(plan, sft_params, preferences, pool, size) for size in plan.sizes}
+
+
+def _reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree, size: int) -> Tree:
+    count = plan.members if size == plan.sizes[0] else 1
+    own = [i for i in range(len(plan.seeds)) for _ in range(count)]  # which seed each model belongs to
+    configs = [
+        make_config(
+            RewardModel(),
+            steps=size // plan.reward_batch,
+            batch_size=plan.reward_batch,
+            learning_rate=plan.reward_learning_rate,
+            seed=1000 * seed + member,
+        )
+        for seed in plan.seeds
+        for member in range(count)
+    ]
+    table = _examples(preferences['train'], own, size)
+    table['scores'] = np.broadcast_to(np.array([1.0, 0.0], np.float32), table['lengths'].shape)
+    params, _ = train(configs, pick(sft_params, own), table, orders(configs, size))
+
+    def rewards_of(data, rows=None):
+        rewards = measuring.score(params, data['tokens'][own][:, :rows], data['lengths'][own][:, :rows])
+        return rewards.reshape(len(plan.seeds), count, *rewards.shape[1:])
+
+    judged, seen = rewards_of(preferences['held_out'], 4096), rewards_of(preferences['train'], 4096)
+    return {
+        'params': params,
+        'statistics': np.stack([seen.mean((2, 3)), seen.std((2, 3))], axis=-1),
+        'accuracy': np.mean(judged[..., 0] > judged[..., 1], axis=-1),
+        'raw': rewards_of(pool),
+    }
 
 
 def dpo(plan: Plan, sft_params: Any, preferences: Tree) -> Tree:
@@ -199,9 +200,7 @@ def _single(plan, objective, prompts, arms, sft_params, reward_models) -> Tree:
         models = reward_models[str(size)]
         count = models['statistics'].shape[1]
         first = [i * count for i in range(len(plan.seeds))]
-        each += [
-            (pick(models['params'], index), models['statistics'][index // count, 0]) for index in first
-        ]
+        each += [(pick(models['params'], index), models['statistics'][index // count, 0]) for index in first]
     params = stack([stack([model]) for model, _ in each])
     statistics = np.stack([own[None] for _, own in each])
     judges = Judges(params, statistics, np.zeros(len(each), np.float32))
@@ -214,8 +213,6 @@ def _train_policies(plan, objective, prompts, coefficients, sft_params, judges) 
     `kl`, `gold`, `proxy` (seeds, arms, looks, prompts), the first look before training; `ended` (seeds, arms, looks);
     `tokens`, `lengths` of some responses at the end (seeds, arms, prompts, …); `rollout_logp_gap` (seeds, arms).
     """
-    import dataclasses
-
     arms, count = len(coefficients), len(plan.seeds)
     own = [i for _ in range(arms) for i in range(count)]
     configs = [

@@ -1,14 +1,17 @@
 """Curves and intervals: best-of-n without bias, gold reward at equal KL, and Gao et al.'s (2022) fits.
 
-Axes are named in the order seeds, points, prompts: `points` are the places of a curve, which is n for best-of-n, the
-coefficient for DPO, and the training step for reinforcement learning.
+Axes come in the order seeds, points, prompts: `points` are the places of a curve, which is n for best-of-n, beta for
+DPO, and the training step for reinforcement learning.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
+
+from llm.inference.best_of_n import expected_best
 
 Kind = Literal['best_of_n', 'rl']
 
@@ -21,7 +24,11 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f'{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]'.replace('-', '−')
+        number = lambda value: f'{value:.2f}' if abs(value) < 1000 else '∞' if math.isinf(value) else f'{value:.0e}'
+        if math.isnan(self.mean):
+            return '—'
+        ends = '' if math.isnan(self.low) else f' [{number(self.low)}, {number(self.high)}]'
+        return f'{number(self.mean)}{ends}'.replace('-', '−')
 
 
 def over_seeds(values: np.ndarray) -> Interval:
@@ -39,21 +46,7 @@ def over_seeds(values: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def best_of_n_weights(samples: int, n: int) -> np.ndarray:
-    """How probably each of `samples` samples, from worst to best, is the best of n of them drawn without replacement.
-
-    The i-th from below is, when it and n - 1 of the i - 1 below it are drawn: C(i - 1, n - 1) / C(samples, n). The mean
-    weighted so is an unbiased estimate for a best of n drawn afresh (Nakano et al. 2021, WebGPT, appendix I).
-    """
-    if not 1 <= n <= samples:
-        raise ValueError(f'best of {n} cannot be estimated from {samples} samples')
-    below = np.arange(samples)
-    log_choose = lambda top, bottom: math.lgamma(top + 1) - math.lgamma(bottom + 1) - math.lgamma(top - bottom + 1)
-    logs = [log_choose(i, n - 1) if i >= n - 1 else -math.inf for i in below]
-    return np.exp(np.array(logs) - log_choose(samples, n))
-
-
-def best_of_n(judged: np.ndarray, values: np.ndarray, ns: tuple[int, ...]) -> np.ndarray:
+def best_of_n(judged: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:
     """What the best of n by one score is worth by another, without bias.
 
     Args:
@@ -62,15 +55,9 @@ def best_of_n(judged: np.ndarray, values: np.ndarray, ns: tuple[int, ...]) -> np
         ns: sizes, each at most `samples`.
 
     Returns:
-        (len(ns), ...).
+        (..., len(ns)).
     """
-    ordered = np.take_along_axis(values, np.argsort(judged, axis=-1, kind='stable'), axis=-1).astype(np.float64)
-    return np.stack([ordered @ best_of_n_weights(values.shape[-1], n) for n in ns])
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL(best of n ‖ one sample) in nats, exact where no two samples tie, else an upper bound."""
-    return math.log(n) - (n - 1) / n
+    return np.stack([expected_best(judged, n, values) for n in ns], axis=-1)
 
 
 def at_kl(kl: np.ndarray, gold: np.ndarray, target: float) -> float:
@@ -133,7 +120,7 @@ def fit(kind: Kind, kl: np.ndarray, gain: np.ndarray, resamples: int = 1000) -> 
         resamples: of the bootstrap.
     """
     seeds, points, number = gain.shape
-    kl = np.broadcast_to(kl, gain.shape)
+    kl, gain = np.broadcast_to(kl, gain.shape).astype(np.float64), gain.astype(np.float64)
     solve = lambda x, y: np.linalg.lstsq(columns(kind, x.ravel()), y.ravel(), rcond=None)[0]
     x, y = kl.mean(-1), gain.mean(-1)
     estimate = solve(x, y)
@@ -146,7 +133,7 @@ def fit(kind: Kind, kl: np.ndarray, gain: np.ndarray, resamples: int = 1000) -> 
         shares = random.multinomial(number, np.full(number, 1 / number), seeds)[:, :, None] / number
         draws.append(solve((kl[chosen] @ shares)[..., 0], (gain[chosen] @ shares)[..., 0]))
     draws = np.array(draws)
-    ends = lambda values: np.nanpercentile(values, [2.5, 97.5])
+    ends = lambda values: np.percentile(values, [2.5, 97.5], method='nearest')  # which may be infinite
     peaks = peak(kind, draws[:, 0], draws[:, 1])
     return Fit(
         kind,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from llm.environment import code_version
@@ -16,7 +17,12 @@ from llm.errors import UserError
 from llm.tree import named_leaves
 
 HERE = pathlib.Path(__file__).parent
-DRAWING = ('__main__.py', 'report.py', 'findings.py', 'statistics.py')  # change how results are shown, not what they are
+DRAWING = (
+    '__main__.py',
+    'report.py',
+    'findings.py',
+    'statistics.py',
+)  # change how results are shown, not what they are
 
 Tree = dict[str, Any]  # nested, of arrays
 
@@ -45,7 +51,7 @@ class Store:
                 return stored
         print(f'{name} …', file=sys.stderr, flush=True)
         start = time.perf_counter()
-        tree = compute()
+        tree = jax.device_get(compute())  # waits for what is still being computed
         self.seconds[name] = time.perf_counter() - start
         _save(path, tree | {'digest': np.array(self._digest), 'seconds': np.array(self.seconds[name])})
         print(f'{name}: {self.seconds[name]:.0f} s', file=sys.stderr, flush=True)
