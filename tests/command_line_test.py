@@ -311,7 +311,7 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'generate': ('most tokens', 'in updates made'),
         'benchmark': ('training step', 'key-value cache'),
         'cache': (),
-        'chat': ('most tokens',),
+        'chat': ('first answer',),
         'merge': ('--lora.rank',),
         'tokenize': (),
         'compare': (),
