@@ -16,6 +16,7 @@ from llm.tokenizer import BOS, EOS, SPECIAL_TOKENS, Tokenizer
 Message = dict[str, Any]  # {'role': 'system', 'user' or 'assistant', 'content': its text}
 
 SYSTEM, USER, ASSISTANT, END = (SPECIAL_TOKENS.index(f'<|{name}|>') for name in ('system', 'user', 'assistant', 'end'))
+_FIELDS = ('role', 'content')
 _ROLES = {'system': (SYSTEM, END), 'user': (USER, END), 'assistant': (ASSISTANT, EOS)}
 
 
@@ -112,6 +113,11 @@ def problems(messages: Any) -> list[str]:
                 'message, user and assistant take turns'
             ]
     return []
+
+
+def has_more(messages: Sequence[Message]) -> bool:
+    """Whether a message says more than who says what (tool calls, names, weights), which is left out."""
+    return any(value is not None for message in messages for name, value in message.items() if name not in _FIELDS)
 
 
 def check(messages: Any) -> None:

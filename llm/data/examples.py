@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tqdm
 from absl import logging
 from jaxtyping import Integer
 
@@ -25,7 +27,7 @@ from llm.tokenizer import BOS, Tokenizer
 Table = InstructionTable | PreferenceTable | PromptTable
 Reader = InstructionReader | PreferenceReader | PromptReader
 
-_DROPPED = {  # what each reason means, for people
+DROPPED = {  # what each reason means, for people
     'duplicates': 'equal to an earlier row',
     'completion_cut_away': 'the window of data.sequence_length ends before the completion begins',
     'prompt_fills_window': 'the prompt fills the window of data.sequence_length',
@@ -37,6 +39,7 @@ _DROPPED = {  # what each reason means, for people
 _NOTED = {
     'truncated': 'were cut at the end of the window of data.sequence_length, so they do not end with <eos>',
     'responses_equal': 'had a response twice in their ranking; the better place counts',
+    'more_in_messages': 'have messages with more than role and content; the rest is not used',
     'prompt_not_a_prefix': 'have a token that reaches over the end of the prompt; it counts as the completion',
 }
 
@@ -55,6 +58,7 @@ class Examples:
         """SHA-256 over all examples: what decides every batch."""
         digest = hashlib.sha256()
         for table in (self.train, self.held_out):
+            digest.update(json.dumps([int(edge) for edge in table.edges]).encode())
             table.update(digest)
         return digest.hexdigest()
 
@@ -81,7 +85,8 @@ def prepare_examples(config: Config, tokenizer: Tokenizer) -> Examples:
     for source in config.data.corpora:
         before = reader.dropped.copy()
         sides = [], []
-        for row, examples in read_rows(_unique(open_rows(source, config.data), seen, reader.dropped), reader):
+        rows = tqdm.tqdm(open_rows(source, config.data), desc=f'tokenising {source}', file=sys.stderr, disable=None)
+        for row, examples in read_rows(_unique(rows, seen, reader.dropped), reader):
             sides[split.is_held_out(row.identity)].extend(examples)
         dropped = reader.dropped - before
         if not sides[0]:
@@ -120,7 +125,7 @@ def make_reader(config: Config, tokenizer: Tokenizer) -> Reader:
     raise ValueError(f'objective {config.objective.kind} learns from documents, not from rows of examples')
 
 
-def read_rows(rows: Iterator[Row], reader: Reader) -> Iterator[tuple[Row, list[Any]]]:
+def read_rows(rows: Iterable[Row], reader: Reader) -> Iterator[tuple[Row, list[Any]]]:
     """The examples of each row.
 
     Raises:
@@ -142,7 +147,7 @@ def read_rows(rows: Iterator[Row], reader: Reader) -> Iterator[tuple[Row, list[A
         raise UserError(f'{first}; repair or remove it{more}')
 
 
-def _unique(rows: Sequence[Row], seen: set[bytes], dropped: Counter[str]) -> Iterator[Row]:
+def _unique(rows: Iterable[Row], seen: set[bytes], dropped: Counter[str]) -> Iterator[Row]:
     """Passes on the rows that are not equal to an earlier one, of whatever source."""
     for row in rows:
         content = json.dumps(row.fields, sort_keys=True, default=repr)
@@ -156,13 +161,13 @@ def _unique(rows: Sequence[Row], seen: set[bytes], dropped: Counter[str]) -> Ite
 
 def _nothing_to_train_on(source: str, held_out: int, dropped: Counter[str]) -> str:
     reasons = [f'{held_out} held out'] if held_out else []
-    reasons += [f'{count} dropped because {_DROPPED[reason]}' for reason, count in dropped.items()]
+    reasons += [f'{count} dropped because {DROPPED[reason]}' for reason, count in dropped.items()]
     return f'{source} has nothing to train on: {", ".join(reasons) or "no rows"}; give it other rows, or more of them'
 
 
 def _report(reader: Reader) -> None:
     for reason, count in sorted(reader.dropped.items()):
-        logging.warning('%d row%s dropped: %s', count, 's' * (count != 1), _DROPPED[reason])
+        logging.warning('%d row%s dropped: %s', count, 's' * (count != 1), DROPPED[reason])
     for what, count in sorted(reader.noted.items()):
         if count:
             logging.warning('%d row%s %s', count, 's' * (count != 1), _NOTED[what])

@@ -92,7 +92,9 @@ class InstructionReader:
             self.noted['prompt_not_a_prefix'] += not whole
             mask = [i >= start for i in range(len(ids))]
         else:
-            ids, mask = chat.encode(self._tokenizer, [*prompt, *completion])
+            messages = [*prompt, *completion]
+            self.noted['more_in_messages'] += chat.has_more(messages)
+            ids, mask = chat.encode(self._tokenizer, messages)
             if prompt:
                 start = len(chat.encode_prompt(self._tokenizer, prompt))
                 mask[:start] = [False] * start

@@ -137,6 +137,7 @@ class PreferenceReader:
             BadRow: see `parse`.
         """
         prompt, responses, scores = parse(fields)
+        self.noted['more_in_messages'] += not isinstance(prompt, str) and chat.has_more(prompt)
         first = {text: i for i, text in reversed(list(enumerate(responses)))}
         if len(first) < len(responses):
             if len(first) == 1:

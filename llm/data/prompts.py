@@ -57,6 +57,11 @@ def parse(fields: dict[str, Any]) -> tuple[str | list[chat.Message], dict[str, A
     return prompt, columns
 
 
+def encode(tokenizer: Tokenizer, prompt: str | list[chat.Message]) -> list[int]:
+    """The ids of a prompt, of either kind."""
+    return (chat.encode_text if isinstance(prompt, str) else chat.encode_prompt)(tokenizer, prompt)
+
+
 class PromptReader:
     """Rows to prompts, and what became of those that did not make it."""
 
@@ -64,7 +69,7 @@ class PromptReader:
         self._room = config.data.sequence_length - config.objective.rollout.max_new_tokens
         self._tokenizer = tokenizer
         self.dropped: Counter[str] = Counter()  # rows, by reason
-        self.noted: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()  # rows that were changed, by what was done
 
     def read(self, fields: dict[str, Any]) -> list[Prompt]:
         """The prompt of a row, or none if it was dropped.
@@ -73,11 +78,11 @@ class PromptReader:
             BadRow: see `parse`.
         """
         text, columns = parse(fields)
-        encode = chat.encode_text if isinstance(text, str) else chat.encode_prompt
         ids = encode(self._tokenizer, text)
         if len(ids) > self._room:
             self.dropped['prompt_too_long'] += 1
             return []
+        self.noted['more_in_messages'] += not isinstance(text, str) and chat.has_more(text)
         return [Prompt(np.array(ids, np.int32), text, columns)]
 
     def table(self, sources: Sequence[Sequence[Prompt]]) -> 'PromptTable':

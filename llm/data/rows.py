@@ -64,9 +64,10 @@ def _jsonl(source: str, pattern: str, config: DataConfig) -> Iterator[Row]:
             place = f'{identity}#{number}', f'{path}:{number}'
             if line.strip():
                 try:
-                    fields = json.loads(corpora.valid_utf8(line, str(path), offset, config))
+                    fields = json.loads(corpora.valid_utf8(line, str(path), offset, config).rstrip())
                 except (ValueError, RecursionError) as error:
-                    yield Row(*place, {}, f'it is not JSON ({error})')
+                    about = f'{error.msg}, column {error.colno}' if isinstance(error, json.JSONDecodeError) else error
+                    yield Row(*place, {}, f'it is not JSON ({about})')
                 else:
                     if isinstance(fields, dict):
                         yield Row(*place, _clean(fields, place[1], config))

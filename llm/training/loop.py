@@ -258,6 +258,10 @@ class _Run:
         self.writer.write('evaluation', self.step, **measured)
         if last:
             self.facts['held_out'] = measured | {'documents': self.data.statistics['held_out'].get('documents')}
+            if 'reward_std' in measured and isinstance(self.config.objective, RewardModel):
+                # What rewards are standardised by where the model is used.
+                statistics = {'mean': measured['mean_reward'], 'std': measured['reward_std']}
+                self.facts['reward_statistics'] = statistics
         talks = not isinstance(self.config.objective, RewardModel) and self.config.evaluation.sample_tokens > 0
         if talks and jax.process_count() == 1:  # the decoder serves one process
             self._sample(params)
