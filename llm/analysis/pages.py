@@ -8,8 +8,9 @@ import jinja2
 from llm.errors import MachineError
 from llm.workdir import write_atomically
 
+_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates'),
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -17,13 +18,22 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-def write_page(template: str, path: pathlib.Path, context: dict[str, Any]) -> pathlib.Path:
+def write_page(template: str | pathlib.Path, path: pathlib.Path, context: dict[str, Any]) -> pathlib.Path:
     """Renders a template to a file, whole or not at all. Every value is escaped unless it is `markupsafe.Markup`.
+
+    Args:
+        template: the name of one beside this file, or the path of another, which may extend these.
+        path: the page.
+        context: values by the names that the template knows them by.
 
     Raises:
         MachineError: if the file cannot be written.
     """
-    html = _ENVIRONMENT.get_template(template).render(context)
+    environment = _ENVIRONMENT
+    if isinstance(template, pathlib.Path):
+        environment = _ENVIRONMENT.overlay(loader=jinja2.FileSystemLoader([template.parent, _TEMPLATES]))
+        template = template.name
+    html = environment.get_template(template).render(context)
     try:
         write_atomically(path, html.encode('utf-8', 'replace').decode('utf-8'))  # a prompt may hold lone surrogates
     except OSError as error:

@@ -160,5 +160,3 @@ def test_one_curve(objective, cut, accumulation):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), jax.device_get(state.params), params)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), jax.device_get(state.controls), controls)
     assert int(state.step) == STEPS
-
-

@@ -167,7 +167,9 @@ def test_adapters_leave_the_base_as_it_was(stages, tuned, one_device, tmp_path):
     summary = train(config, path, progress=False, devices=one_device)
     workdir = Workdir(path)
     start = load_params(Workdir(tuned))[1]
-    placed = placed_state(config, jax.make_mesh((1, 1, 1, 1), ('data', 'fsdp', 'context', 'tensor'), devices=one_device))
+    placed = placed_state(
+        config, jax.make_mesh((1, 1, 1, 1), ('data', 'fsdp', 'context', 'tensor'), devices=one_device)
+    )
     base = load_frozen(workdir, placed.frozen)['base']
     assert params_sha256(base) == params_sha256(start)
     moments = [name for name, leaf in named_leaves(placed.opt_state) if leaf.ndim > 1]
