@@ -25,7 +25,7 @@ CHECKS: dict[str, dict[str, Check]] = {
     },
     'python_docstrings': {'word overlap': task_checks.word_overlap},
 }
-LONGEST = {'python_functions': 128, 'python_docstrings': 64}  # tokens of an answer
+LONGEST = {'python_functions': 96, 'python_docstrings': 48}  # tokens of an answer
 SHOWN = 8  # prompts whose answers the page shows
 REFERENCE = "the library's own"
 
@@ -134,4 +134,4 @@ def write(results: Results, out: str, temperature: float) -> pathlib.Path:
     path = pathlib.Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     context: dict[str, Any] = {'models': results.models, 'tasks': tasks, 'temperature': temperature}
-    return pages.write_page(pathlib.Path(__file__).with_name('page.html.j2'), path, context)
+    return pages.write_page('page.html.j2', path, context, folder=pathlib.Path(__file__).parent)

@@ -17,6 +17,7 @@ class Args:
 
     workdir: pathlib.Path  # folder of the run whose model writes
     prompt: str  # text to continue; - reads all of stdin, its last newline included
+    chat: bool = False  # the prompt is a message, and what follows it the answer of a model fine-tuned on conversations
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
     max_new_tokens: int = 128  # most tokens to write; the end-of-sequence token ends earlier
@@ -26,6 +27,8 @@ class Args:
     min_p: float = 0.0  # draw from tokens at least this fraction as probable as the most probable one
     repetition_penalty: float = 1.0  # above 1 makes tokens that occurred, in the prompt too, less probable
     num_samples: int = 1  # texts to write, with the seeds seed, seed + 1, ...
+    best_of: int = 1  # samples drawn for each text written: the one with the highest reward of --reward-models
+    reward_models: tyro.conf.UseAppendAction[tuple[pathlib.Path, ...]] = ()  # workdirs of reward models; their mean
     beam_size: int = 0  # beams of a beam search, of which the best text is written; 0 samples instead
     length_penalty: float = 1.0  # beam search: score is log-probability / length in tokens to this power
     seed: int = 0  # of the random numbers
@@ -42,6 +45,7 @@ NOT_WITH_BEAMS = (
     'min_p',
     'repetition_penalty',
     'num_samples',
+    'best_of',
     'seed',
     'stop',
     'past_context',
@@ -69,12 +73,17 @@ def run(args: Args) -> None:
     try:
         samplings = [
             SamplingParams(**{name: getattr(args, name) for name in names} | {'seed': args.seed + sample})
-            for sample in range(args.num_samples)
+            for sample in range(args.num_samples * args.best_of)
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
     generator = load_generator(workdir, args.step, args.ema)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
+    if args.chat:
+        from llm import chat
+
+        text = prompt.decode('utf-8', 'replace') if isinstance(prompt, bytes) else prompt
+        prompt = chat.encode_prompt(generator.tokenizer, [{'role': 'user', 'content': text}])
 
     if args.show_probabilities:
         show(generator, prompt, samplings[0])
@@ -86,6 +95,9 @@ def run(args: Args) -> None:
             length_penalty=args.length_penalty,
         )
         print(best.text)
+        return
+    if args.best_of > 1:
+        write_best(args, generator, prompt, samplings)
         return
     for number, sampling in enumerate(samplings, 1):
         if args.num_samples > 1:
@@ -103,6 +115,10 @@ def check(args: Args) -> None:
         raise UserError(f'--max-new-tokens is {args.max_new_tokens}; ask for at least 1')
     if args.num_samples < 1:
         raise UserError(f'--num-samples is {args.num_samples}; ask for at least 1')
+    if args.best_of < 1:
+        raise UserError(f'--best-of is {args.best_of}; ask for at least 1')
+    if (args.best_of > 1) != bool(args.reward_models):
+        raise UserError('--best-of and --reward-models go together: a reward tells which sample is the best; give both')
     if args.beam_size < 0:
         raise UserError(f'--beam-size is {args.beam_size}; it must be at least 1, or 0 to sample')
     clashes = NOT_WITH_BEAMS if args.beam_size else ('length_penalty',)
@@ -113,6 +129,31 @@ def check(args: Args) -> None:
         )
     if given:
         raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
+
+
+def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list) -> None:
+    """Draws `best_of` samples for each text, and writes the one that the reward models like best; its reward on stderr.
+
+    Raises:
+        UserError: if a reward model does not go with this model, or a sample does not fit its context.
+    """
+    from llm.config import RewardConfig
+    from llm.training.rewards import load_judges, score_texts
+
+    config = RewardConfig(models=tuple(map(str, args.reward_models)))
+    judges = load_judges(config, generator.tokenizer, generator.model.config.context_length)
+    ids = generator.encode(prompt)
+    for number in range(args.num_samples):
+        drawn = samplings[number * args.best_of : (number + 1) * args.best_of]
+        found = generator.generate(
+            [ids] * len(drawn), drawn, max_new_tokens=args.max_new_tokens, stop=args.stop, past_context='error'
+        )
+        rewards = score_texts(judges, config, [[*ids, *completion.ids] for completion in found])
+        best = int(rewards.argmax())
+        if args.num_samples > 1:
+            print(f'===== sample {number + 1} of {args.num_samples}, best of {args.best_of} =====')
+        print(found[best].text, flush=True)
+        print(f'reward {rewards[best]:.3f}, from {rewards.min():.3f} to {rewards.max():.3f}', file=sys.stderr)
 
 
 def show(generator, prompt: str | bytes, sampling) -> None:

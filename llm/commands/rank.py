@@ -18,6 +18,7 @@ class Args:
     reward: RewardConfig = RewardConfig()  # how answers are scored
     samples: int = 4  # answers to each prompt
     max_prompts: int | None = None  # only so many prompts, chosen by the seed; None is all
+    max_prompt_tokens: int | None = None  # leave out longer prompts; None leaves out what the context has no room for
     held_out: bool = False  # the prompts that are held out, instead of those to train on
     max_new_tokens: int = 128  # longest answer in tokens, its end included
     temperature: float = 1.0  # logits are divided by it
@@ -40,8 +41,9 @@ def run(args: Args) -> None:
         raise UserError('rank needs something to rank by; give --reward.function or --reward.models')
     if args.samples < 2:
         raise UserError(f'--samples is {args.samples}; a ranking needs at least 2 answers')
-    if args.max_prompts is not None and args.max_prompts < 1:
-        raise UserError(f'--max-prompts is {args.max_prompts}; ask for at least 1')
+    for name in ('max_prompts', 'max_prompt_tokens'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name)}; ask for at least 1')
     try:
         rolled = RolloutConfig(args.samples, args.max_new_tokens, args.temperature)
     except ValueError as error:
@@ -56,6 +58,7 @@ def run(args: Args) -> None:
         args.reward,
         held_out=args.held_out,
         max_prompts=args.max_prompts,
+        max_prompt_tokens=args.max_prompt_tokens,
         seed=args.seed,
         step=args.step,
         ema=args.ema,

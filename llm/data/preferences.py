@@ -78,8 +78,12 @@ def parse(fields: dict[str, Any]) -> Ranked:
             raise BadRow(f'its margin is {margin!r}; it must be a number of at least 0')
         scores = [1.0 if margin is None else max(float(margin), _NO_MARGIN), 0.0]
         prompt, responses = fields.get('prompt'), [fields['chosen'], fields['rejected']]
-        if prompt is None:
+        whole = isinstance(prompt, str) and all(isinstance(response, list) for response in responses)
+        if prompt is None or whole:
+            text = prompt
             prompt, responses = _common_start(*responses)
+            if whole and not any(isinstance(m, dict) and m.get('content') == text for m in prompt):
+                raise BadRow('the prompt is a text, and not one of the messages that chosen and rejected begin with')
     return Ranked(prompt, _texts(prompt, responses), [float(score) for score in scores])
 
 

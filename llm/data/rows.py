@@ -81,7 +81,7 @@ def _tfds(source: str, name: str, config: DataConfig) -> Iterator[Row]:
     for split in sorted(splits):
         for i, fields in enumerate(splits[split]):
             where = f'{source} {split}#{i}'
-            yield Row(f'{split}#{i}', where, _clean(_plain(fields), where, config))
+            yield Row(f'{split}#{i}', where, _plain(fields, where, config))
 
 
 def _task(source: str, name: str, config: DataConfig) -> Iterator[Row]:
@@ -95,22 +95,22 @@ def _task(source: str, name: str, config: DataConfig) -> Iterator[Row]:
         yield Row(identity, f'{source} row {i}', fields)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str, config: DataConfig) -> Any:
     """What TFDS reads, as JSON would have it.
 
     TFDS has a list of objects as an object of lists: conversations are turned back.
     """
     if isinstance(value, bytes):
-        return value.decode('utf-8', 'surrogateescape')
+        return corpora.valid_utf8(value, f'a text of {where}', 0, config).decode()
     if isinstance(value, dict):
-        value = {name: _plain(v) for name, v in value.items()}
+        value = {name: _plain(v, where, config) for name, v in value.items()}
         if 'role' in value and 'content' in value and all(isinstance(v, list) for v in value.values()):
             return [dict(zip(value, message)) for message in zip(*value.values())]
         return value
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v, where, config) for v in value]
     if hasattr(value, 'tolist'):  # an array, or a number of numpy's
-        return _plain(value.tolist())
+        return _plain(value.tolist(), where, config)
     return value
 
 
@@ -120,7 +120,7 @@ def _clean(value: Any, where: str, config: DataConfig) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            data = b''.join(c.encode('utf-8', 'surrogateescape' if c >= '\udc80' else 'surrogatepass') for c in value)
+            data = value.encode('utf-8', 'surrogatepass')  # bad bytes like others
             return corpora.valid_utf8(data, f'a text of {where}', 0, config).decode()
         return value
     if isinstance(value, dict):

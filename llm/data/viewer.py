@@ -43,7 +43,11 @@ class Counts:
 
     def __str__(self) -> str:
         share = f' ({self.trained / self.tokens:.0%})' if self.tokens else ''
-        parts = [f'{self.rows:,} rows', f'{self.tokens:,} tokens', f'{self.trained:,} trained on{share}']
+        parts = [
+            f'{self.rows:,} row{"s" * (self.rows != 1)}',
+            f'{self.tokens:,} tokens',
+            f'{self.trained:,} trained on{share}',
+        ]
         parts += [f'{count:,} {what}' for what, count in (('dropped', self.dropped), ('wrong', self.wrong)) if count]
         return ', '.join(parts)
 

@@ -188,7 +188,7 @@ class Generator:
         found = beam_search.beam_search(
             self.model,
             self.params,
-            self._encode(prompt),
+            self.encode(prompt),
             beam_size=beam_size,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
@@ -203,7 +203,8 @@ class Generator:
             completions.append(transcript.completion())
         return completions
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt, beginning with <bos>."""
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str | bytes) else list(prompt)
         return ids if ids[:1] == [self.tokenizer.bos_id] else [self.tokenizer.bos_id, *ids]
 
@@ -213,7 +214,7 @@ class Generator:
         decoder = Decoder(
             self.model,
             self.params,
-            [self._encode(prompt) for prompt in prompts],
+            [self.encode(prompt) for prompt in prompts],
             settings,
             max_new_tokens=max_new_tokens,
             stop_ids=self.stop_ids,

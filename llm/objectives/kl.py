@@ -51,7 +51,7 @@ def exact_kl(
 def adapted_coefficient(
     coefficient: Float[Array, ''],
     observed: Float[Array, ''],
-    responses: float | Float[Array, ''],
+    responses: int | float | Float[Array, ''],
     target: float | Float[Array, ''],
     horizon: float | Float[Array, ''],
 ) -> Float[Array, '']:

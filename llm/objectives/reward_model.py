@@ -123,17 +123,21 @@ def summary(reward: np.ndarray, scores: np.ndarray, lengths: np.ndarray, bins: i
         bins: of the calibration error.
 
     Returns:
-        `accuracy`, `margin`, `loss` (of pairs, without margin and centring), `calibration_error`, and `min_reward`,
-        `mean_reward`, `max_reward`, `reward_std` (unbiased) of the responses.
+        `min_reward`, `mean_reward`, `max_reward`, `reward_std` (unbiased) of the responses; and, if any two scores of a
+        ranking differ, `accuracy`, `margin`, `loss` (without margin and centring) and `calibration_error` of the pairs.
     """
     margins, values = pair_margins(reward, scores, lengths).astype(np.float64), reward[lengths > 0].astype(np.float64)
-    return {
-        'accuracy': float(np.mean(margins > 0)),
-        'margin': float(np.mean(margins)),
-        'loss': float(np.mean(np.logaddexp(0, -margins))),
-        'calibration_error': calibration_error(margins, bins),
+    said = {
         'min_reward': float(values.min()),
         'mean_reward': float(values.mean()),
         'max_reward': float(values.max()),
         'reward_std': float(values.std(ddof=1)) if values.size > 1 else 0.0,
+    }
+    if margins.size == 0:
+        return said
+    return said | {
+        'accuracy': float(np.mean(margins > 0)),
+        'margin': float(np.mean(margins)),
+        'loss': float(np.mean(np.logaddexp(0, -margins))),
+        'calibration_error': calibration_error(margins, bins),
     }

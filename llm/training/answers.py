@@ -19,7 +19,6 @@ from llm.chat import Message
 from llm.config import GRPO, DataConfig, LoRAConfig, ParallelConfig, RewardConfig, RolloutConfig
 from llm.data.examples import prepare_examples
 from llm.errors import UserError
-from llm.inference.decode import bucket
 from llm.inference.rollout import rollout
 from llm.model.transformer import Transformer
 from llm.parallel import mesh as mesh_lib
@@ -29,7 +28,7 @@ from llm.training.checkpoint import load_params
 from llm.training.rewards import RewardSource, completion_ids
 from llm.workdir import Workdir
 
-ROWS = 256  # answers drawn together
+ROWS = 128  # answers drawn together
 
 
 class Answers(NamedTuple):
@@ -59,6 +58,7 @@ def draw_answers(
     held_out: bool = False,
     only_new: bool = False,
     max_prompts: int | None = None,
+    max_prompt_tokens: int | None = None,
     seed: int = 0,
     step: int | None = None,
     ema: bool = False,
@@ -73,6 +73,7 @@ def draw_answers(
         held_out: take the rows that are held out, instead of those that are trained on.
         only_new: leave out held-out prompts that are also among those of training.
         max_prompts: only so many, chosen by the seed; None takes all.
+        max_prompt_tokens: leave out longer ones; None leaves out what the context has no room for.
         seed: of that choice and of the answers.
         step: which checkpoint; None is the newest good one.
         ema: with the averaged parameters instead of the raw ones.
@@ -86,9 +87,12 @@ def draw_answers(
             f"an answer of {rolled.max_new_tokens} tokens fills the model's context of {config.model.context_length}; "
             'ask for shorter ones'
         )
+    window = config.model.context_length
+    if max_prompt_tokens is not None:
+        window = min(window, max_prompt_tokens + rolled.max_new_tokens)
     config = dataclasses.replace(
         config,
-        data=DataConfig(corpora=(source,), sequence_length=config.model.context_length),
+        data=DataConfig(corpora=(source,), sequence_length=window),
         objective=GRPO(rollout=dataclasses.replace(rolled, epochs=1, minibatches=1), reward=reward),
         training=dataclasses.replace(config.training, batch_size=1, accumulation=1),
         lora=LoRAConfig(),  # the parameters that are loaded are the whole model's
@@ -108,7 +112,7 @@ def draw_answers(
     _, params = load_params(workdir, step, ema)
 
     samples, new = rolled.samples_per_prompt, rolled.max_new_tokens
-    width = bucket(int(table.rows(chosen)['prompt_lengths'].max()), config.data.sequence_length - new)
+    width = int(table.rows(chosen)['prompt_lengths'].max())
     mesh = mesh_lib.one_device()
     programs = RowPrograms(mesh, mapped=False)
     rewards = RewardSource(config, mesh, tokenizer, programs)

@@ -28,7 +28,7 @@ def make_evaluator(config: Config, data: Any, mesh: Mesh, step: Any) -> Any:
     if isinstance(config.objective, Online):
         from llm.training.evaluate_policy import PolicyEvaluator
 
-        return PolicyEvaluator(config, data.held_out, mesh, step)
+        return PolicyEvaluator(config, data.held_out, step)
     from llm.training.evaluate_text import TextEvaluator
 
     return TextEvaluator(config, data.tokenizer, data.held_out, mesh)

@@ -174,6 +174,8 @@ class _Run:
             if self.state.frozen:
                 save_frozen(self.workdir, self.state.frozen)
             self._save()  # so that there is always something to go back to
+            if not isinstance(self.config.objective, NextToken):
+                self._evaluate()  # what the model could do before
         stream = self._stream()
         bar = tqdm(total=total, initial=self.step, unit='step', disable=not progress, dynamic_ncols=True)
         with StopSignal() as stop, bar:

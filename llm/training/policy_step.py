@@ -42,13 +42,13 @@ class PolicyStep:
         """
         self._config, self._table = config, prepared.train
         _check_divides(config, mesh)
-        self._programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
+        self.programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
         self.local_rows = mesh_lib.local_rows(mesh, config.training.batch_size)
-        self.rewards = RewardSource(config, mesh, prepared.tokenizer, self._programs)
-        axis = self._programs.axis
-        self._draw = self._programs.compile(make_rollout(config, axis), (None, 0, None), 0)
+        self.rewards = RewardSource(config, mesh, prepared.tokenizer, self.programs)
+        axis = self.programs.axis
+        self._draw = self.programs.compile(make_rollout(config, axis), (None, 0, None), 0)
         places = (jax.tree.map(lambda leaf: leaf.sharding, placed), mesh_lib.replicated(mesh))
-        self._update = self._programs.compile(
+        self._update = self.programs.compile(
             make_update(config, axis), (None, 0, 0, None), (None, None), shardings=places, donate=(0,)
         )
         self._warned = set()
@@ -56,7 +56,7 @@ class PolicyStep:
     def place(self, local: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's prompts where the rollout wants them; which ones they are stays with the host."""
         indices = local['indices']
-        on_devices = self._programs.place({name: local[name] for name in ('prompts', 'prompt_lengths')})
+        on_devices = self.programs.place({name: local[name] for name in ('prompts', 'prompt_lengths')})
         return on_devices | {'indices': indices}
 
     def draw(self, state: TrainState, batch: dict[str, Any], hyper: dict[str, Any]) -> Rollout:
@@ -75,7 +75,7 @@ class PolicyStep:
             UserError: if a reward is not a number, or the reward function fails.
         """
         step = int(jax.device_get(state.step)) + 1
-        clock = _Clock(self._programs)
+        clock = _Clock(self.programs)
         rolled = jax.block_until_ready(self.draw(state, batch, hyper))
         clock.lap('rollout')
         columns = lambda: self._table.columns(batch['indices'])
@@ -83,7 +83,7 @@ class PolicyStep:
         clock.lap('score')
         state, metrics = jax.block_until_ready(self._update(state, rolled, rewards, hyper))
         clock.lap('update')
-        state, metrics = self._programs.whole((state, metrics))
+        state, metrics = self.programs.whole((state, metrics))
         self._warn(step, metrics)
         seconds = {f'seconds/{name}': (value, 1.0) for name, value in clock.seconds.items()}
         length, responses = metrics['completions/mean_length']
@@ -117,11 +117,11 @@ class _Clock:
 
     def __init__(self, programs: RowPrograms):
         self.seconds: dict[str, float] = {}
-        self._programs = programs
+        self.programs = programs
         self._last = self._now()
 
     def _now(self) -> float:
-        return time.perf_counter() - self._programs.compiling
+        return time.perf_counter() - self.programs.compiling
 
     def lap(self, name: str) -> None:
         now = self._now()

@@ -146,6 +146,8 @@ def make_update(config: Config, axis: str | None = None) -> Update:
             kl, rows = metrics['objective/kl']
             adapted = adapted_coefficient(coefficient, kl / rows, rows, numbers.kl_target, numbers.kl_horizon)
             state = state.replace(controls=state.controls | {'kl_coefficient': adapted})
+        tokens, one = metrics['tokens']  # read so often
+        learned['tokens'] = tokens * settings.epochs, one
         return state.replace(step=state.step + 1), metrics | learned
 
     return update
@@ -239,6 +241,7 @@ def _rollout_metrics(
         same = (lowest == highest).astype(jnp.float32), jnp.ones(())
     one = jnp.ones(())
     return {
+        'tokens': (over_devices.sum(rolled.lengths.astype(jnp.float32)), one),
         'reward': over_devices.mean(rewards),
         'reward_std': spread,
         'frac_reward_zero_std': same,

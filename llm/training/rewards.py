@@ -5,9 +5,10 @@ with the name of who gave it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -176,6 +177,19 @@ def judge(
     each = jnp.stack(each)
     finite = jnp.all(jnp.isfinite(each), axis=1)
     return (jnp.min if ensemble == 'min' else jnp.mean)(each, axis=0), finite
+
+
+def score_texts(
+    judges: Sequence[Judge], config: RewardConfig, rows: Sequence[Sequence[int]]
+) -> Float[np.ndarray, 'rows']:
+    """What an ensemble says of prompts with their responses, given as ids of any lengths."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens = np.zeros((len(rows), int(lengths.max())), np.int32)
+    for place, row in zip(tokens, rows):
+        place[: len(row)] = row
+    models = tuple((j.model, j.mean, j.std) for j in judges)
+    score = jax.jit(lambda params: judge(models, params, config.ensemble, jnp.array(tokens), jnp.array(lengths))[0])
+    return np.asarray(score(tuple(j.params for j in judges)))
 
 
 def completion_ids(rolled: Rollout, max_new_tokens: int) -> tuple[Int[Array, 'rows new'], Int[Array, 'rows']]:

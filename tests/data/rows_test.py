@@ -79,7 +79,7 @@ def test_bad_bytes_are_replaced_or_refused(tmp_path):
     assert text.encode().decode() == text and text.startswith('x\ufffd') and text.endswith('\ufffdy')
     with pytest.raises(UserError, match=r'a\.jsonl is not UTF-8 at byte 7'):
         read(source, bad_bytes='refuse')
-    for half in ('\\ud800', '\\udcff'):
+    for half in ('\\ud800', '\\udcc3\\udca9'):
         source = write(tmp_path / 'b.jsonl', f'{{"a": "{half}"}}'.encode())
         with pytest.raises(UserError, match=r'text of .*b\.jsonl:1 is not UTF-8'):
             read(source, bad_bytes='refuse')
@@ -132,3 +132,11 @@ def test_sources_that_give_nothing(tasks, tmp_path):
         with pytest.raises(UserError, match=message) as raised:
             read(source)
         assert '\n' not in str(raised.value)
+
+
+def test_bad_bytes_of_tfds_are_replaced_or_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+    monkeypatch.setitem(MESSAGES[0], 'content', b'a\xffb')
+    assert read('tfds:little_chats@test')[0].fields['messages'][0]['content'] == 'a\ufffdb'
+    with pytest.raises(UserError, match='tfds:little_chats@test test#0 is not UTF-8 at byte 1'):
+        read('tfds:little_chats@test', bad_bytes='refuse')

@@ -34,6 +34,7 @@ LLAMA = ModelConfig(
 )
 ROLLOUT = RolloutConfig(max_new_tokens=SETTINGS['max_response'], temperature=SETTINGS['temperature'])
 TOLERANCE = {'rtol': 1e-5, 'atol': 1e-5}
+QUICK = {'xla_backend_optimization_level': 0}  # to compile, which is all that these tests spend their time on
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def check(module, make_config, kind: str, cases: list[str], params, rows: dict, 
     configs = [make_config(**SETTINGS['cases'][kind][case]) for case in cases]
     hypers = jax.tree.map(lambda *numbers: jnp.stack(numbers), *map(module.hyperparameters, configs))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     @functools.partial(jax.vmap, in_axes=(None, None, 0))
     def value_and_gradient(params, rows, hyper):
         def mean(params):

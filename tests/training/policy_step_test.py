@@ -1,6 +1,5 @@
 """However a step of reinforcement learning is cut over devices, it draws the same and learns the same."""
 
-import dataclasses
 import functools
 import types
 
