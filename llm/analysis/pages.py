@@ -8,22 +8,34 @@ import jinja2
 from llm.errors import MachineError
 from llm.workdir import write_atomically
 
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / 'templates'),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
 
-def write_page(template: str, path: pathlib.Path, context: dict[str, Any]) -> pathlib.Path:
+def _environment(*folders: pathlib.Path) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(
+    template: str, path: pathlib.Path, context: dict[str, Any], folder: pathlib.Path | None = None
+) -> pathlib.Path:
     """Renders a template to a file, whole or not at all. Every value is escaped unless it is `markupsafe.Markup`.
+
+    Args:
+        template: its name.
+        path: of the page.
+        context: the template's variables.
+        folder: where the template is, if not beside this file; it may still extend those that are.
 
     Raises:
         MachineError: if the file cannot be written.
     """
-    html = _ENVIRONMENT.get_template(template).render(context)
+    html = _environment(*([folder] if folder else []), TEMPLATES).get_template(template).render(context)
     try:
         write_atomically(path, html.encode('utf-8', 'replace').decode('utf-8'))  # a prompt may hold lone surrogates
     except OSError as error:

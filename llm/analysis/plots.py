@@ -34,6 +34,8 @@ class Series(NamedTuple):
         marked: draw the points too (for few, costly measurements).
         dashed: a dashed line.
         line: join the points; without, they are only marked.
+        band: lower and upper end of an interval at each point, drawn as a pale area.
+        legend: whether the legend names it; of several lines of one thing, one has to.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Series(NamedTuple):
     marked: bool = False
     dashed: bool = False
     line: bool = True
+    band: tuple[Sequence[float | None], Sequence[float | None]] | None = None
+    legend: bool = True
 
     @property
     def broken(self) -> bool:
@@ -81,7 +85,11 @@ def line_plot(
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         for one in series:
-            x, y = _thinned(one)
+            x, y = _thinned(one.x, one.y)
+            if one.band is not None:
+                low, high = (_thinned(one.x, end)[1] for end in one.band)
+                colour = _SERIES.format(one.colour % NUM_COLOURS)
+                axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
             axes.plot(
                 x,
                 y,
@@ -103,6 +111,7 @@ def line_plot(
 
 
 def _legend(series: Sequence[Series]) -> Markup:
+    series = [one for one in series if one.legend]
     if len(series) < 2:
         return Markup('')
     item = Markup('<li><span class="swatch{}" style="color: var(--series-{})"></span>{}</li>')
@@ -111,8 +120,8 @@ def _legend(series: Sequence[Series]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(Markup('').join(items))
 
 
-def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (np.array([math.nan if v is None else v for v in values], np.float64) for values in (series.x, series.y))
+def _thinned(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.array([math.nan if v is None else v for v in values], np.float64) for values in (xs, ys))
     group = -(-len(x) // MOST_POINTS) if len(x) else 1
     if group == 1:
         return x, y

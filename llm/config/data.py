@@ -23,8 +23,9 @@ class TokenizerConfig:
 class DataConfig:
     """Corpora to batches."""
 
-    # Of documents python_stdlib, text:GLOB, jsonl:GLOB or tfds:NAME; of examples jsonl:GLOB, tfds:NAME or task:NAME.
-    corpora: tuple[str, ...] = ('python_stdlib',)  # what to learn from: documents, or after pretraining examples
+    corpora: tuple[str, ...] = (
+        'python_stdlib',
+    )  # python_stdlib, text:GLOB, jsonl:GLOB, tfds:NAME; examples: task:NAME
     weights: tuple[float, ...] = ()  # share of windows from each corpus; empty is in proportion to their size
     text_field: str = 'text'  # the field that holds the text in jsonl: and tfds: corpora
     bad_bytes: Literal['replace', 'refuse'] = 'replace'  # what to do with a file that is not UTF-8, after reporting it

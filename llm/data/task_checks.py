@@ -1,27 +1,31 @@
 """What can be checked about an answer without judging it: the reward functions of the embedded tasks.
 
 Each takes `(prompts, completions, **columns)`, as every reward function does (see docs/rlhf.md), and returns a number
-from 0 to 1 for each answer. `signature` is what preferences are made with. The others are there to see what became of
-the answers that nobody asked about: a model that is rewarded for signatures could learn to leave the body out.
+from 0 to 1 for each answer. A prompt is a text, or a conversation that ends with one. `signature` is what preferences
+are made with. The others are there to see what became of the answers that nobody asked about: a model that is rewarded
+for signatures could learn to leave the body out.
 """
 
 import ast
 import builtins
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
+
+Prompt = str | list[dict[str, str]]
 
 _ASKED = re.compile(r'`(\w+)\((.*?)\)`', re.DOTALL)  # the first thing in backquotes that looks like a call
 _BUILTINS = frozenset(dir(builtins))
 _CONSTANT = ast.Pass | ast.Expr | ast.Return
 
 
-def parses(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def parses(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """1 for an answer that is one function of Python, and nothing else."""
     return [float(function_in(completion) is not None) for completion in completions]
 
 
-def signature(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def signature(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """A third each for: the answer is one function of Python; of the name that was asked for; with those arguments.
 
     Name and arguments count only in a function that parses: their spelling, order, kinds and defaults.
@@ -29,27 +33,34 @@ def signature(prompts: Sequence[str], completions: Sequence[str], **columns) -> 
     return [sum(_facts(*pair)) / 3 for pair in zip(prompts, completions)]
 
 
-def as_asked(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def as_asked(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """1 for an answer that is one function of Python with the name and the arguments that were asked for."""
     return [float(all(_facts(*pair))) for pair in zip(prompts, completions)]
 
 
-def does_something(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def does_something(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """1 for a function that does more than to pass, or to state or return a constant."""
     return [_of_function(completion, _does_something) for completion in completions]
 
 
-def uses_arguments(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def uses_arguments(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """The share of the function's own arguments that its body reads; 1 if it has none."""
     return [_of_function(completion, _share_used) for completion in completions]
 
 
-def known_names(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+def known_names(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
     """The share of the names read in the body that are arguments, builtins, or assigned in it; 1 if it reads none.
 
     The library's own functions also read what their module imports and defines, so they do not reach 1 either.
     """
     return [_of_function(completion, _share_known) for completion in completions]
+
+
+def word_overlap(
+    prompts: Sequence[Prompt], completions: Sequence[str], completion: Sequence[Prompt], **columns
+) -> list[float]:
+    """How many words an answer shares with the one in the row's `completion`: F1 over words, as often as they occur."""
+    return [_overlap(_text(given), _text(wanted)) for given, wanted in zip(completions, completion)]
 
 
 def function_in(text: str) -> ast.FunctionDef | None:
@@ -63,20 +74,31 @@ def function_in(text: str) -> ast.FunctionDef | None:
     return body[0] if len(body) == 1 and isinstance(body[0], ast.FunctionDef) else None
 
 
-def asked_for(prompt: str) -> tuple[str, str]:
+def asked_for(prompt: Prompt) -> tuple[str, str]:
     """The name and the arguments that a prompt names in backquotes, `name(arguments)`, written as `ast.unparse` does.
 
     Raises:
         ValueError: if it names none: these checks are for other prompts.
     """
-    for name, arguments in _ASKED.findall(prompt):
+    text = _text(prompt)
+    for name, arguments in _ASKED.findall(text):
         wanted = function_in(f'def {name}({arguments}): pass')
         if wanted is not None:
             return name, ast.unparse(wanted.args)
-    raise ValueError(f'no `name(arguments)` in the prompt {prompt[:60]!r}')
+    raise ValueError(f'no `name(arguments)` in the prompt {text[:60]!r}')
 
 
-def _facts(prompt: str, completion: str) -> tuple[bool, bool, bool]:
+def _text(value: Prompt) -> str:
+    return value if isinstance(value, str) else value[-1]['content']
+
+
+def _overlap(given: str, wanted: str) -> float:
+    a, b = (Counter(re.findall(r'\w+', text.lower())) for text in (given, wanted))
+    shared = (a & b).total()
+    return 2 * shared / (a.total() + b.total()) if shared else 0.0
+
+
+def _facts(prompt: Prompt, completion: str) -> tuple[bool, bool, bool]:
     name, arguments = asked_for(prompt)
     function = function_in(completion)
     if function is None:

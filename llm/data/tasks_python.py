@@ -18,7 +18,7 @@ from typing import Any
 from llm.data import python_stdlib
 from llm.data.split import is_held_out
 
-LONGEST = 600  # characters of a function, and of what it is said to do: about 200 tokens
+LONGEST = 600  # characters of a function together with what it is said to do: about 200 tokens
 _INDENT = '    '
 
 
@@ -98,7 +98,7 @@ def functions_of(source: bytes, file: str) -> Iterator[Function]:
         signature = f'{node.name}({ast.unparse(node.args)})'
         code = _code(node, signature, lines)
         description = _first_paragraph(ast.get_docstring(node))
-        if code is not None and len(code) <= LONGEST and len(description) <= LONGEST:
+        if code is not None and len(code) + len(description) <= LONGEST:
             yield Function(file, signature, code, description)
 
 

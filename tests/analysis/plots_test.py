@@ -61,3 +61,14 @@ def test_a_long_series_is_averaged_and_keeps_its_shape():
     points = re.findall(r'[ML] (\S+) (\S+)', path(figure))
     heights = {round(float(height)) for _, height in points}
     assert len(heights) == 1  # the mean of 0 and 1 everywhere
+
+
+def test_an_interval_is_a_pale_area_of_the_series_colour():
+    figure = draw(Series('a', [1, 2, 3], [3, 4, 5], colour=2, band=([2, 3, None], [4, 5, None])))
+    assert re.search(r'fill: var\(--series-3\); fill-opacity: 0\.16', figure)
+
+
+def test_lines_of_one_thing_share_a_name_in_the_legend():
+    lines = [Series('a', [1, 2], [i, i], legend=i == 0) for i in range(3)]
+    figure = draw(*lines, Series('b', [1, 2], [5, 5], colour=1))
+    assert len(re.findall('<li>', figure)) == 2

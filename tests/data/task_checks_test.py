@@ -43,6 +43,8 @@ def test_the_first_call_in_backquotes_is_what_is_asked_for():
     assert task_checks.asked_for(PROMPT) == ('mean', 'values, start=0')
     assert task_checks.asked_for('Write `f(a=(1, 2), *, b: str=")")`.') == ('f', "a=(1, 2), *, b: str=')'")
     assert task_checks.asked_for('With `x` and `y z`, write `f()`.') == ('f', '')
+    talk = [{'role': 'user', 'content': 'Hi `x()`'}, {'role': 'user', 'content': PROMPT}]
+    assert task_checks.asked_for(talk) == ('mean', 'values, start=0')
     with pytest.raises(ValueError, match='Tell me a joke'):
         task_checks.asked_for('Tell me a joke about `pass`')
 
@@ -88,3 +90,18 @@ def test_what_is_no_function_uses_nothing():
     for check in ('does_something', 'uses_arguments', 'known_names'):
         assert score(check, 'garbage (') == 0
     assert score('uses_arguments', 'def f():\n    return x', 'Write `f()`.') == 1
+
+
+@pytest.mark.parametrize(
+    'given, wanted, expected',
+    [
+        ('Return the sum.', 'return the sum', 1),
+        ('the the the', 'the sum', 2 / 5),
+        ('sum', 'the sum of x', 2 / 5),
+        ('', 'the sum', 0),
+        ('other', 'the sum', 0),
+    ],
+)
+def test_word_overlap(given, wanted, expected):
+    for form in (wanted, [{'role': 'assistant', 'content': wanted}]):
+        assert task_checks.word_overlap(['?'], [given], completion=[form]) == [pytest.approx(expected)]

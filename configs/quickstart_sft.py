@@ -1,0 +1,26 @@
+"""From the quickstart's model to one that answers: instructions made from the standard library itself, in two minutes.
+
+docs/assistant.md says how it was chosen.
+"""
+
+import dataclasses
+import pathlib
+
+from llm.config import SFT, Config, DataConfig, InitFromConfig, Linear, Muon, TrainingConfig
+from llm.config_file import load_config
+
+STEPS = 600
+
+
+def get_config() -> Config:
+    base = load_config(str(pathlib.Path(__file__).with_name('quickstart.py')))
+    return dataclasses.replace(
+        base,
+        name='quickstart_sft',
+        data=DataConfig(corpora=('task:python_functions', 'task:python_docstrings'), sequence_length=256),
+        objective=SFT(vocabulary_chunk=32),
+        optimizer=Muon(learning_rate=0.005, adam_learning_rate=0.005),
+        schedule=Linear(horizon=STEPS, warmup=20),
+        init_from=InitFromConfig(workdir='runs/quickstart'),
+        training=TrainingConfig(steps=STEPS, batch_size=8),
+    )
