@@ -126,10 +126,7 @@ def test_what_cannot_judge_is_refused(run, rewarder, one_device, tmp_path):
 
     judged_by = lambda path: run(GRPO(rollout=ROLLOUT, reward=RewardConfig(models=(path,))))
     refused('there is no workdir', judged_by(str(tmp_path / 'none')))
-    short = dataclasses.replace(run(GRPO(rollout=ROLLOUT, reward=FUNCTION)), seed=1)
-    train(
-        dataclasses.replace(short, training=TrainingConfig(steps=1, batch_size=8)), tmp_path / 'policy', progress=False
-    )
+    train(run(GRPO(rollout=ROLLOUT, reward=FUNCTION), steps=1), tmp_path / 'policy', progress=False, devices=one_device)
     refused(
         'was trained with objective grpo; give the workdir of a reward_model run', judged_by(str(tmp_path / 'policy'))
     )
@@ -153,7 +150,7 @@ def test_a_function_that_fails_ends_the_run_and_keeps_its_checkpoint(run, one_de
     file = tmp_path / 'mine.py'
     file.write_text('def reward(prompts, completions, **columns):\n    raise ValueError("no such luck")\n')
     settings = run(GRPO(rollout=ROLLOUT, reward=RewardConfig(function=f'{file}:reward')))
-    match = r'mine.py:reward failed at step 1: ValueError: no such luck \(mine.py:2\)'
+    match = r'mine.py:reward failed on held-out prompts: ValueError: no such luck \(mine.py:2\)'
     with pytest.raises(UserError, match=match):
         train(settings, tmp_path / 'run', progress=False, devices=one_device)
     file.write_text('def reward(prompts, completions, **columns):\n    return [len(c) for c in completions]\n')
