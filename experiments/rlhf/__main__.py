@@ -69,9 +69,9 @@ def report(out: pathlib.Path):
     from experiments.rlhf import store
     from experiments.rlhf.findings import Curves, claims
 
-    stages, seconds = store.read(out / 'stages')
+    stages, times = store.read(out / 'stages')
     curves = Curves(plans.from_json((out / 'plan.json').read_text()), stages)
-    return page.write(out, curves, seconds), claims(curves)
+    return page.write(out, curves, times), claims(curves)
 
 
 if __name__ == '__main__':

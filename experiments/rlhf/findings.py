@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.rlhf.plan import Plan
 from experiments.rlhf.reinforcement import agree
-from experiments.rlhf.statistics import Fit, Interval, Kind, at_kl, best_of_n, fit, over_seeds
+from experiments.rlhf.statistics import Fit, Interval, Kind, at_kl, best_of_n, fit, over_prompts, over_seeds
 from experiments.rlhf.store import Tree
 from llm.inference.best_of_n import kl_bound
 
@@ -138,23 +138,24 @@ class Evidence:
 
     Attributes:
         what: the two sides.
-        seeds: (seeds,), positive where the claim has it right.
-        interval: over them.
+        interval: the mean over seeds, and its interval over them.
+        seeds: each seed's own mean, and its interval over the held-out prompts.
     """
 
     what: str
-    seeds: tuple[float, ...]
     interval: Interval
+    seeds: tuple[Interval, ...]
 
     @property
     def verdict(self) -> Verdict:
+        """Shown, if the interval over seeds is above 0 or if every seed's own is: three repetitions, each sure."""
         if len(self.seeds) < 2:
-            return 'one seed' if self.seeds[0] > 0 else 'not shown'
-        if self.interval.low > 0:
+            return 'one seed' if self.seeds[0].low > 0 else 'not shown'
+        if self.interval.low > 0 or all(each.low > 0 for each in self.seeds):
             return 'shown'
-        if self.interval.high < 0:
+        if self.interval.high < 0 or all(each.high < 0 for each in self.seeds):
             return 'opposite'
-        return 'in every seed' if min(self.seeds) > 0 else 'not shown'
+        return 'in every seed' if all(each.mean > 0 for each in self.seeds) else 'not shown'
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class Claim:
 
 
 def evidence(what: str, differences: np.ndarray) -> Evidence:
-    return Evidence(what, tuple(float(value) for value in differences), over_seeds(differences))
+    """From differences (seeds, prompts) that are positive where the claim has it right."""
+    return Evidence(what, over_seeds(differences.mean(-1)), tuple(over_prompts(own) for own in differences))
 
 
 def claims(curves: Curves) -> list[Claim]:
@@ -194,19 +196,22 @@ def claims(curves: Curves) -> list[Claim]:
     ]
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """(seeds, points) of a curve's (seeds, points, prompts)."""
-    return values.mean(-1)
+def _mean(values: np.ndarray) -> Interval:
+    """Of (seeds, prompts), over seeds."""
+    return over_seeds(values.mean(-1))
+
+
+def _highest(curve: Curve) -> np.ndarray:
+    """Gold (seeds, prompts) at the point of each seed's curve where its mean is highest."""
+    return np.stack([gold[gold.mean(-1).argmax()] for gold in curve.gold])
 
 
 def _best_of_n_turns(curves: Curves) -> Claim:
-    gold = _mean(curves.best_of_n(curves.weak).gold)
-    top, last = int(gold.mean(0).argmax()), _place(curves.plan, 64)
-    n = curves.plan.ns
+    gold, n = curves.best_of_n(curves.weak).gold, curves.plan.ns
+    top, last = int(gold.mean((0, 2)).argmax()), _place(curves.plan, 64)
     text = (
-        f'Judged by a reward model that learned from {curves.weak:,} pairs, the best of {n[top]} is worth '
-        f'{over_seeds(gold[:, top])}, the best of {n[last]} {over_seeds(gold[:, last])}, one sample '
-        f'{over_seeds(gold[:, 0])}.'
+        f'Judged by a reward model that learned from {curves.weak:,} pairs, one sample is worth {_mean(gold[:, 0])}, '
+        f'the best of {n[top]} {_mean(gold[:, top])}, the best of {n[last]} {_mean(gold[:, last])}.'
     )
     return Claim(
         'Best-of-n turns: choosing harder by a weak reward model ends in a worse response',
@@ -218,82 +223,66 @@ def _best_of_n_turns(curves: Curves) -> Claim:
 def _policies_fall(curves: Curves) -> Claim:
     found, parts = [], []
     for stage in ('ppo', 'grpo'):
-        curve = curves.unpenalised(stage)
-        gold, proxy = _mean(curve.gold), _mean(curve.proxy)
-        found.append(evidence(f'{stage.upper()}: proxy at the end − at the start', proxy[:, -1] - proxy[:, 0]))
-        found.append(evidence(f'{stage.upper()}: gold of SFT − gold at the end', gold[:, 0] - gold[:, -1]))
+        curve, name = curves.unpenalised(stage), stage.upper()
+        gold, proxy = curve.gold, curve.proxy
+        found.append(evidence(f'{name}: proxy at the end − at the start', proxy[:, -1] - proxy[:, 0]))
+        found.append(evidence(f'{name}: gold of SFT − gold at the end', gold[:, 0] - gold[:, -1]))
         parts.append(
-            f'{stage.upper()} takes the proxy to {over_seeds(proxy[:, -1])} deviations and gold from '
-            f'{over_seeds(gold[:, 0])} to {over_seeds(gold[:, -1])} (best on the way: '
-            f'{over_seeds(gold.max(1))}), at a KL of {over_seeds(_mean(curve.kl)[:, -1])} nats.'
+            f'{name} raises the proxy by {_mean(proxy[:, -1] - proxy[:, 0])} deviations and takes gold from {_mean(gold[:, 0])} to '
+            f'{_mean(gold[:, -1])} (highest on the way: {_mean(_highest(curve))}), at a KL of '
+            f'{_mean(curve.kl[:, -1])} nats.'
         )
-    return Claim(
-        'Without a KL penalty the proxy rises while gold falls below the SFT model', ' '.join(parts), tuple(found)
-    )
+    title = 'Without a KL penalty the proxy rises while gold falls below the SFT model'
+    return Claim(title, ' '.join(parts), tuple(found))
 
 
 def _more_pairs_help(curves: Curves) -> Claim:
     small, large = curves.plan.sizes[0], curves.plan.sizes[-1]
     last = _place(curves.plan, 64)
-    best = {size: _mean(curves.best_of_n(size).gold) for size in curves.plan.sizes}
-    trained = {size: _mean(curve.gold) for size, curve in curves.grpo_by_size()}
-    listed = lambda values: ', '.join(f'{size:,}: {over_seeds(value)}' for size, value in values.items())
+    best = {size: curves.best_of_n(size).gold[:, last] for size in curves.plan.sizes}
+    highest = {size: _highest(curve) for size, curve in curves.grpo_by_size()}
+    ends = {size: curve.gold[:, -1] for size, curve in curves.grpo_by_size()}
+    listed = lambda values: ', '.join(f'{size:,}: {_mean(value)}' for size, value in values.items())
+    n, sides = curves.plan.ns[last], f'{large:,} − {small:,} pairs'
     text = (
-        f'Gold of the best of {curves.plan.ns[last]} by pairs: {listed({s: g[:, last] for s, g in best.items()})}. '
-        f'Highest gold of GRPO without a penalty: {listed({s: g.max(1) for s, g in trained.items()})}; '
-        f'at its end: {listed({s: g[:, -1] for s, g in trained.items()})}.'
+        f'Gold of the best of {n} by pairs: {listed(best)}. Highest gold of GRPO without a penalty: {listed(highest)}; '
+        f'at its end: {listed(ends)}.'
     )
-    return Claim(
-        'More pairs for the reward model raise gold',
-        text,
-        (
-            evidence(
-                f'best of {curves.plan.ns[last]}: {large:,} − {small:,} pairs',
-                best[large][:, last] - best[small][:, last],
-            ),
-            evidence(f'GRPO, highest: {large:,} − {small:,} pairs', trained[large].max(1) - trained[small].max(1)),
-            evidence(f'GRPO, at the end: {large:,} − {small:,} pairs', trained[large][:, -1] - trained[small][:, -1]),
-        ),
+    found = (
+        evidence(f'best of {n}: {sides}', best[large] - best[small]),
+        evidence(f'GRPO, highest: {sides}', highest[large] - highest[small]),
+        evidence(f'GRPO, at the end: {sides}', ends[large] - ends[small]),
     )
+    return Claim('More pairs for the reward model raise gold', text, found)
 
 
 def _penalty_bounds(curves: Curves) -> Claim:
     found, parts = [], []
     for stage in ('ppo', 'grpo'):
-        ends = {c: _mean(curve.kl)[:, -1] for c, curve in curves.by_coefficient(stage)}
-        largest = max(ends)
-        listed = ', '.join(f'{c:g}: {over_seeds(kl)}' for c, kl in ends.items())
-        parts.append(f'KL at the end of {stage.upper()} by coefficient, in nats: {listed}.')
-        found.append(evidence(f'{stage.upper()}: KL without − with {largest:g}', ends[0.0] - ends[largest]))
-        order = sorted(ends)
-        steps = np.min([ends[low] - ends[high] for low, high in itertools.pairwise(order)], axis=0)
-        found.append(evidence(f'{stage.upper()}: least fall of KL from one coefficient to the next', steps))
+        name, ends = stage.upper(), {c: curve.kl[:, -1] for c, curve in curves.by_coefficient(stage)}
+        listed = ', '.join(f'{c:g}: {_mean(kl)}' for c, kl in ends.items())
+        parts.append(f'KL at the end of {name} by coefficient, in nats: {listed}.')
+        for low, high in itertools.pairwise(sorted(ends)):
+            found.append(evidence(f'{name}: KL with coefficient {low:g} − with {high:g}', ends[low] - ends[high]))
     return Claim('A KL penalty bounds KL', ' '.join(parts), tuple(found))
 
 
 def _ensembles_help(curves: Curves) -> Claim:
     last = _place(curves.plan, 64)
-    single = curves.best_of_n(curves.weak)
-    found, parts = [], []
-    alone = curves.unpenalised('grpo')
-    parts.append(
-        f'Gold of the best of {curves.plan.ns[last]} by one reward model: {over_seeds(_mean(single.gold)[:, last])}; '
-        f'GRPO without a penalty against one: highest {over_seeds(_mean(alone.gold).max(1))}, at the end '
-        f'{over_seeds(_mean(alone.gold)[:, -1])}.'
+    n, single, alone = curves.plan.ns[last], curves.best_of_n(curves.weak), curves.unpenalised('grpo')
+    found = []
+    described = lambda best, trained: (
+        f'{_mean(best.gold[:, last])}; GRPO without a penalty: highest {_mean(_highest(trained))}, at the end '
+        f'{_mean(trained.gold[:, -1])}'
     )
+    parts = [f'Gold of the best of {n} by one reward model: {described(single, alone)}.']
     for agreement, word in (('mean', 'mean'), ('min', 'least')):
-        best = curves.best_of_n(curves.weak, agreement)
-        trained = curves.ensemble(agreement, 0.0)
-        parts.append(
-            f'By the {word} of {curves.plan.members}: {over_seeds(_mean(best.gold)[:, last])}; GRPO: highest '
-            f'{over_seeds(_mean(trained.gold).max(1))}, at the end {over_seeds(_mean(trained.gold)[:, -1])}.'
-        )
+        best, trained = curves.best_of_n(curves.weak, agreement), curves.ensemble(agreement, 0.0)
+        parts.append(f'By the {word} of {curves.plan.members}: {described(best, trained)}.')
         found += [
-            evidence(
-                f'best of {curves.plan.ns[last]}: {word} − one', _mean(best.gold)[:, last] - _mean(single.gold)[:, last]
-            ),
-            evidence(f'GRPO, highest: {word} − one', _mean(trained.gold).max(1) - _mean(alone.gold).max(1)),
-            evidence(f'GRPO, at the end: {word} − one', _mean(trained.gold)[:, -1] - _mean(alone.gold)[:, -1]),
+            evidence(f'best of {n}: {word} − one', best.gold[:, last] - single.gold[:, last]),
+            evidence(f'GRPO, highest: {word} − one', _highest(trained) - _highest(alone)),
+            evidence(f'GRPO, at the end: {word} − one', trained.gold[:, -1] - alone.gold[:, -1]),
         ]
     return Claim('An ensemble of reward models mitigates it', ' '.join(parts), tuple(found))
 
@@ -343,7 +332,12 @@ def as_json(curves: Curves) -> dict:
                 'verdict': claim.verdict,
                 'text': claim.text,
                 'evidence': [
-                    {'what': e.what, 'verdict': e.verdict, 'seeds': list(e.seeds), 'interval': plain(e.interval)}
+                    {
+                        'what': e.what,
+                        'verdict': e.verdict,
+                        'interval': plain(e.interval),
+                        'seeds': [plain(each) for each in e.seeds],
+                    }
                     for e in claim.evidence
                 ],
             }

@@ -25,7 +25,7 @@ MARKS = {
 }
 WORDS = {
     'shown': 'shown',
-    'in every seed': 'in every seed, but the interval holds 0',
+    'in every seed': 'in every seed, but not surely',
     'one seed': 'in the one seed there is',
     'in part': 'shown in part',
     'not shown': 'not shown',
@@ -34,17 +34,17 @@ WORDS = {
 ROOT_KL = '√KL from the SFT model (KL in nats)'
 
 
-def write(out: pathlib.Path, curves: Curves, seconds: dict[str, float]) -> pathlib.Path:
+def write(out: pathlib.Path, curves: Curves, times: dict[str, tuple[float, float]]) -> pathlib.Path:
     """Writes `report.html` and `results.json` into a folder.
 
     Raises:
         MachineError: if the page cannot be written.
     """
-    results = findings.as_json(curves) | {'seconds': seconds, 'code': code_version()}
+    results = findings.as_json(curves) | {'times': times, 'code': code_version()}
     write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
     claims = findings.claims(curves)
     context = {
-        'subtitle': _subtitle(curves, seconds),
+        'subtitle': _subtitle(curves, times),
         'cards': _cards(curves),
         'claims': [(claim, MARKS[claim.verdict], WORDS[claim.verdict]) for claim in claims],
         'words': WORDS,
@@ -54,19 +54,22 @@ def write(out: pathlib.Path, curves: Curves, seconds: dict[str, float]) -> pathl
         'fits': [_fit_row(name, one) for name, one in findings.fits(curves)],
         'rewards': _reward_rows(curves),
         'responses': _responses(curves),
-        'facts': pages.facts(
-            {'plan': vars(curves.plan), 'seconds of each stage': {k: round(v) for k, v in seconds.items()}}
-        ),
+        'facts': pages.facts({'plan': vars(curves.plan), 'seconds, and of processors': _seconds(times)}),
     }
     return pages.write_page('report.html.j2', out / 'report.html', context, folder=HERE)
 
 
-def _subtitle(curves: Curves, seconds: dict[str, float]) -> str:
+def _subtitle(curves: Curves, times: dict[str, tuple[float, float]]) -> str:
     seeds = len(curves.plan.seeds)
+    wall, processor = (sum(each[i] for each in times.values()) / 60 for i in range(2))
     return (
-        f'{seeds} seed{"s" if seeds > 1 else ""} · {sum(seconds.values()) / 60:.0f} minutes on {processors()} cores '
-        f'({cpu_model()}) · code {code_version()}'
+        f'{seeds} seed{"s" if seeds > 1 else ""} · {wall:.0f} minutes, {processor:.0f} of processor time, on '
+        f'{processors()} cores ({cpu_model()}) · code {code_version()}'
     )
+
+
+def _seconds(times: dict[str, tuple[float, float]]) -> dict[str, str]:
+    return {name: f'{wall:.0f}, {processor:.0f}' for name, (wall, processor) in times.items()}
 
 
 def _cards(curves: Curves) -> list[tuple[str, str, str]]:

@@ -194,8 +194,8 @@ def test_what_is_stored_is_used_until_the_settings_change(tmp_path):
         tree = Store(tmp_path, settings).stage('thing', compute)
         assert tree['a']['b'].tolist() == [0, 1, 2] and tree['c'] == 2
         assert len(calls) == expected
-    stages, seconds = read(tmp_path)
-    assert stages['thing'].keys() == {'a', 'c'} and seconds['thing'] >= 0
+    stages, times = read(tmp_path)
+    assert stages['thing'].keys() == {'a', 'c'} and times['thing'] >= (0, 0)
     with pytest.raises(UserError, match='holds no results'):
         read(tmp_path / 'nowhere')
 
@@ -247,7 +247,7 @@ def test_the_page_says_what_the_arrays_say(tmp_path, seeds):
     curves = Curves(plan, fake_stages(plan, np.random.default_rng(0)))
     falls = claims(curves)[1]
     assert falls.verdict == ('shown' if len(seeds) > 1 else 'one seed')
-    text = report.write(tmp_path, curves, {'sft': 60.0}).read_text()
+    text = report.write(tmp_path, curves, {'sft': (60.0, 90.0)}).read_text()
     assert all(claim.title in text for claim in claims(curves))
     assert 'c a !' in text
     assert not re.search(r'(src|href)="(?!#)', text)
