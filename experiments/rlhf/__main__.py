@@ -67,7 +67,8 @@ def report(out: pathlib.Path):
     """Draws the page of a folder; returns its path and the claims."""
     from experiments.rlhf import report as page
     from experiments.rlhf import store
-    from experiments.rlhf.findings import Curves, claims
+    from experiments.rlhf.curves import Curves
+    from experiments.rlhf.findings import claims
 
     stages, times = store.read(out / 'stages')
     curves = Curves(plans.from_json((out / 'plan.json').read_text()), stages)

@@ -1,4 +1,4 @@
-"""From the stages' arrays to curves, and from curves to what can be claimed."""
+"""What can be claimed of the curves, and how surely."""
 
 import dataclasses
 import itertools
@@ -9,127 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.rlhf.curves import Curve, Curves
 from experiments.rlhf.plan import Plan
-from experiments.rlhf.reinforcement import agree
-from experiments.rlhf.statistics import Fit, Interval, Kind, at_kl, best_of_n, fit, over_prompts, over_seeds
-from experiments.rlhf.store import Tree
-from llm.inference.best_of_n import kl_bound
+from experiments.rlhf.statistics import Fit, Interval, over_prompts, over_seeds
 
 Verdict = Literal['shown', 'in every seed', 'one seed', 'not shown', 'opposite']
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A way from the SFT model on.
-
-    Attributes:
-        name: for people.
-        kl, gold: (seeds, points, prompts), the first point the SFT model. Gold reward, not standardised.
-        proxy: the same of what was optimised, in deviations over the SFT model's samples; None where there is none.
-    """
-
-    name: str
-    kl: np.ndarray
-    gold: np.ndarray
-    proxy: np.ndarray | None = None
-
-    @property
-    def gain(self) -> np.ndarray:
-        """(seeds, points, prompts) over the SFT model."""
-        return self.gold - self.gold[:, :1]
-
-    def at(self, target: float) -> np.ndarray:
-        """Gold reward (seeds,) where the curve first reaches this KL."""
-        return np.array([at_kl(kl.mean(-1), gold.mean(-1), target) for kl, gold in zip(self.kl, self.gold)])
-
-    def fitted(self, kind: Kind) -> Fit:
-        return fit(kind, self.kl[:, 1:], self.gain[:, 1:])
-
-
-class Curves:
-    """Every curve of the experiment."""
-
-    def __init__(self, plan: Plan, stages: dict[str, Tree]):
-        self.plan, self.stages = plan, stages
-        self.sft = stages['pool']['gold'].mean(-1)  # (seeds, prompts)
-        self.deviation = float(stages['pool']['gold'].std(axis=(1, 2)).mean())  # of gold over the SFT model's samples
-        self.weak = plan.sizes[0]
-        self.best_of_n_kl = np.array([kl_bound(n) for n in plan.ns])
-
-    def best_of_n(self, size: int, agreement: Literal['single', 'mean', 'min'] = 'single') -> Curve:
-        """The best of n by a reward model, the mean over its repetitions, or by what they agree on."""
-        models, gold = self.stages['reward_models'][str(size)], self.stages['pool']['gold']
-        raw, statistics = models['raw'], models['statistics']
-        each = []
-        for i in range(len(gold)):
-            if agreement == 'single':
-                judged = [agree(raw[i, [m]], statistics[i, [m]], 0.0) for m in range(raw.shape[1])]
-            else:
-                judged = [agree(raw[i], statistics[i], float(agreement == 'min'))]
-            each.append(
-                [
-                    np.mean([best_of_n(judge, values, self.plan.ns) for judge, values in pairs], axis=0).T
-                    for pairs in ([(judge, gold[i]) for judge in judged], [(judge, judge) for judge in judged])
-                ]
-            )
-        golden, proxy = (np.stack([one[k] for one in each]) for k in range(2))
-        what = {'single': 'one reward model', 'mean': 'mean of the ensemble', 'min': 'least of the ensemble'}[agreement]
-        return Curve(f'best-of-n, {what}, {size:,} pairs', self._kl(golden), golden, proxy)
-
-    def best_of_n_by_gold(self) -> Curve:
-        """The ceiling: the best of n by the gold reward itself."""
-        gold = self.stages['pool']['gold']
-        best = best_of_n(gold, gold, self.plan.ns).swapaxes(1, 2)
-        return Curve('best-of-n, gold reward', self._kl(best), best)
-
-    def _kl(self, like: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.best_of_n_kl[:, None], like.shape)
-
-    def dpo(self) -> Curve:
-        """DPO after training, a point for each beta, from the largest on."""
-        stage = self.stages['dpo']
-        first = lambda start, rest: np.concatenate([start[:, None], rest], axis=1)
-        return Curve(
-            f'DPO, {self.weak:,} pairs',
-            first(np.zeros_like(self.sft), stage['kl']),
-            first(self.sft, stage['gold']),
-        )
-
-    def policy(self, stage: Literal['ppo', 'grpo', 'ensembles'], arm: int, name: str) -> Curve:
-        """A policy along its training."""
-        tree = self.stages[stage]
-        gold = tree['gold'][:, arm].copy()
-        gold[:, 0] = self.sft  # measured on many more samples
-        return Curve(name, tree['kl'][:, arm], gold, tree['proxy'][:, arm])
-
-    def by_coefficient(self, stage: Literal['ppo', 'grpo']) -> list[tuple[float, Curve]]:
-        return [
-            (coefficient, self.policy(stage, arm, f'{stage.upper()}, {penalty(coefficient)}'))
-            for arm, coefficient in enumerate(self.plan.coefficients)
-        ]
-
-    def unpenalised(self, stage: Literal['ppo', 'grpo']) -> Curve:
-        return self.by_coefficient(stage)[self.plan.coefficients.index(0.0)][1]
-
-    def grpo_by_size(self) -> list[tuple[int, Curve]]:
-        """GRPO without a penalty against reward models of each data size."""
-        arms = [self.plan.coefficients.index(0.0)]
-        arms += [len(self.plan.coefficients) + i for i in range(len(self.plan.sizes) - 1)]
-        return [
-            (size, self.policy('grpo', arm, f'GRPO, no penalty, {size:,} pairs'))
-            for size, arm in zip(self.plan.sizes, arms)
-        ]
-
-    def ensemble(self, agreement: Literal['mean', 'min'], coefficient: float) -> Curve:
-        """GRPO against the ensemble."""
-        count = len(self.plan.ensemble_coefficients)
-        arm = (agreement == 'min') * count + self.plan.ensemble_coefficients.index(coefficient)
-        what = {'mean': 'mean', 'min': 'least'}[agreement]
-        return self.policy('ensembles', arm, f'GRPO, {what} of the ensemble, {penalty(coefficient)}')
-
-
-def penalty(coefficient: float) -> str:
-    return f'KL penalty {coefficient:g}' if coefficient else 'no penalty'
 
 
 @dataclass(frozen=True)
@@ -228,9 +112,9 @@ def _policies_fall(curves: Curves) -> Claim:
         found.append(evidence(f'{name}: proxy at the end − at the start', proxy[:, -1] - proxy[:, 0]))
         found.append(evidence(f'{name}: gold of SFT − gold at the end', gold[:, 0] - gold[:, -1]))
         parts.append(
-            f'{name} raises the proxy by {_mean(proxy[:, -1] - proxy[:, 0])} deviations and takes gold from {_mean(gold[:, 0])} to '
-            f'{_mean(gold[:, -1])} (highest on the way: {_mean(_highest(curve))}), at a KL of '
-            f'{_mean(curve.kl[:, -1])} nats.'
+            f'{name} raises the proxy by {_mean(proxy[:, -1] - proxy[:, 0])} deviations and takes gold from '
+            f'{_mean(gold[:, 0])} to {_mean(gold[:, -1])} (highest on the way: {_mean(_highest(curve))}), at '
+            f'a KL of {_mean(curve.kl[:, -1])} nats.'
         )
     title = 'Without a KL penalty the proxy rises while gold falls below the SFT model'
     return Claim(title, ' '.join(parts), tuple(found))
@@ -267,6 +151,22 @@ def _penalty_bounds(curves: Curves) -> Claim:
     return Claim('A KL penalty bounds KL', ' '.join(parts), tuple(found))
 
 
+def shared_errors(curves: Curves) -> np.ndarray:
+    """How much the ensemble's members err alike: the mean correlation (seeds,) of what two of them say, less gold.
+
+    Within each prompt's responses, as only there one is chosen over another; what a straight line on gold explains is
+    taken out.
+    """
+    gold, raw = curves.stages['pool']['gold'], curves.stages['reward_models'][str(curves.weak)]['raw']
+    centred = lambda x: x - x.mean(-1, keepdims=True)
+    found = []
+    for own_gold, own_raw in zip(centred(gold), centred(raw)):
+        flat = own_gold.ravel()
+        errors = [said.ravel() - flat * (said.ravel() @ flat) / (flat @ flat) for said in own_raw]
+        found.append(np.mean(np.corrcoef(errors)[np.triu_indices(len(errors), 1)]))
+    return np.array(found)
+
+
 def _ensembles_help(curves: Curves) -> Claim:
     last = _place(curves.plan, 64)
     n, single, alone = curves.plan.ns[last], curves.best_of_n(curves.weak), curves.unpenalised('grpo')
@@ -284,6 +184,10 @@ def _ensembles_help(curves: Curves) -> Claim:
             evidence(f'GRPO, highest: {word} − one', _highest(trained) - _highest(alone)),
             evidence(f'GRPO, at the end: {word} − one', trained.gold[:, -1] - alone.gold[:, -1]),
         ]
+    parts.append(
+        f'The errors of two members, within a prompt, correlate at {over_seeds(shared_errors(curves))}: what all of '
+        'them get wrong together, no agreement of theirs can tell.'
+    )
     return Claim('An ensemble of reward models mitigates it', ' '.join(parts), tuple(found))
 
 
@@ -296,11 +200,7 @@ def compared(curves: Curves) -> list[Curve]:
     """What is compared at equal KL."""
     rows = [curves.best_of_n_by_gold(), curves.best_of_n(curves.plan.sizes[-1])]
     rows += [curves.best_of_n(curves.weak, agreement) for agreement in ('single', 'mean', 'min')]
-    rows.append(curves.dpo())
-    rows += [curve for stage in ('ppo', 'grpo') for _, curve in curves.by_coefficient(stage)]
-    rows += [curve for _, curve in curves.grpo_by_size()[1:]]
-    for agreement in ('mean', 'min'):
-        rows += [curves.ensemble(agreement, coefficient) for coefficient in curves.plan.ensemble_coefficients]
+    rows += [curves.dpo(), *(curve for curve, _ in curves.policies())]
     return rows
 
 
@@ -310,6 +210,15 @@ def at_equal_kl(curves: Sequence[Curve], targets: Sequence[float]) -> list[tuple
     for curve in curves:
         values = [curve.at(target) for target in targets]
         table.append((curve.name, [over_seeds(value) if np.all(np.isfinite(value)) else None for value in values]))
+    return table
+
+
+def endings(curves: Curves) -> list[tuple[str, list[Interval]]]:
+    """Of every trained policy at the end: KL, gold, the proxy's gain, and the share of responses that end."""
+    table = []
+    for curve, ended in curves.policies():
+        proxy = curve.proxy[:, -1] - curve.proxy[:, 0]
+        table.append((curve.name, [*map(_mean, (curve.kl[:, -1], curve.gold[:, -1], proxy)), over_seeds(ended)]))
     return table
 
 
@@ -346,6 +255,9 @@ def as_json(curves: Curves) -> dict:
         'gold_at_equal_kl': {
             name: dict(zip(map(str, curves.plan.targets), map(plain, row)))
             for name, row in at_equal_kl(compared(curves), curves.plan.targets)
+        },
+        'policies_at_the_end': {
+            name: dict(zip(('kl', 'gold', 'proxy_gain', 'ended'), map(plain, row))) for name, row in endings(curves)
         },
         'fits': {
             name: {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.rlhf import findings, wishlist
-from experiments.rlhf.findings import Curve, Curves
+from experiments.rlhf.curves import Curve, Curves, penalty
 from experiments.rlhf.statistics import Fit, Interval, Kind, over_seeds
 from llm.analysis import pages, plots
 from llm.analysis.plots import Series
@@ -51,6 +51,7 @@ def write(out: pathlib.Path, curves: Curves, times: dict[str, tuple[float, float
         'sections': _plots(curves),
         'targets': [f'{target:g}' for target in curves.plan.targets],
         'compared': _compared(curves),
+        'endings': [[name, *map(str, row)] for name, row in findings.endings(curves)],
         'fits': [_fit_row(name, one) for name, one in findings.fits(curves)],
         'rewards': _reward_rows(curves),
         'responses': _responses(curves),
@@ -128,7 +129,7 @@ def _plots(curves: Curves) -> list[dict[str, Any]]:
     coefficients = {stage: curves.by_coefficient(stage) for stage in ('ppo', 'grpo')}
     alone = ('one, no penalty', curves.unpenalised('grpo'))
     agreed = [
-        (f'{word}, {findings.penalty(c)}', curves.ensemble(kind, c))
+        (f'{word}, {penalty(c)}', curves.ensemble(kind, c))
         for kind, word in (('mean', 'mean'), ('min', 'least'))
         for c in plan.ensemble_coefficients
     ]
@@ -218,7 +219,7 @@ def _gold_curves(title: str, curves: Curves, named: list[tuple[str, Curve]]):
 def _over_steps(title: str, label: str, plan, arms, what: str):
     steps = (0, *plan.looks)
     series = [
-        Series(findings.penalty(coefficient), steps, values, colour=colour, legend=seed == 0)
+        Series(penalty(coefficient), steps, values, colour=colour, legend=seed == 0)
         for colour, (coefficient, curve) in enumerate(arms)
         for seed, values in enumerate(getattr(curve, what).mean(-1))
     ]
@@ -287,7 +288,7 @@ def _responses(curves: Curves) -> dict[str, Any]:
         tree = curves.stages[stage]
         for arm, coefficient in enumerate(curves.plan.coefficients):
             if coefficient in (0.0, 0.15):
-                who = f'{stage.upper()}, {findings.penalty(coefficient)}'
+                who = f'{stage.upper()}, {penalty(coefficient)}'
                 rows.append((who, tree['tokens'][0, arm, shown], tree['lengths'][0, arm, shown]))
     cells = []
     for who, tokens, lengths in rows:
