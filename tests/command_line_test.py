@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.errors import Interrupted, MachineError, UserError
 from llm.workdir import Workdir
 
-COMMANDS = ('benchmark', 'cache', 'compare', 'config', 'evaluate', 'generate', 'tokenize', 'train')
+COMMANDS = (*('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'tokenize', 'train'),)
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
@@ -309,6 +309,8 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'generate': ('most tokens', 'in updates made'),
         'benchmark': ('training step', 'key-value cache'),
         'cache': (),
+        'chat': ('first answer',),
+        'merge': ('--lora.rank',),
         'tokenize': (),
         'compare': (),
     }[command]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-GROUP_EPSILON = 1e-4  # added to a group's deviation, as TRL does
+GROUP_EPSILON = 1e-4  # added to deviations of responses' rewards, as TRL does
 
 
 def gae(

@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm.model.dtypes import wide
 from llm.model.transformer import Transformer
+from llm.parallel.axes import partitioned
 
-LOGITS_AT_ONCE = 2**26  # numbers; beyond, the vocabulary projection goes through the rows in pieces
+LOGITS_AT_ONCE = 2**26  # numbers on a device; beyond, the vocabulary projection goes through the rows in pieces
 
 
 class TokenLogProbs(NamedTuple):
@@ -91,7 +92,8 @@ def _scores(model, head, hidden, targets, temperature):
         logits = logits.astype(wide(logits.dtype)) / jnp.asarray(temperature, wide(logits.dtype))
         return log_prob_and_entropy(logits, targets)
 
-    chunk = max(1, LOGITS_AT_ONCE // (rows * model.config.vocab_size))
+    devices = jax.sharding.get_abstract_mesh().size if partitioned() else 1  # that share rows and vocabulary
+    chunk = max(1, devices * LOGITS_AT_ONCE // (rows * model.config.vocab_size))
     if chunk >= length:
         return score(head, hidden, targets)
     chunks = -(-length // chunk)

@@ -52,7 +52,7 @@ class PolicyEvaluator:
             on_devices = self._programs.place({name: local[name] for name in ('prompts', 'prompt_lengths')})
             rolled = self._draw(state, on_devices, self._hyper)
             columns = functools.partial(self._table.columns, local['indices'])
-            rewards = self._rewards(rolled, columns, 0)
+            rewards = self._rewards(rolled, columns, None)
             values = (rewards, rolled.ended, rolled.lengths - rolled.prompt_lengths)
             each = [distributed.whole(x).reshape(-1)[: real * self._samples] for x in values]
             found.append(np.array(each, np.float64))

@@ -15,7 +15,7 @@ from llm.config import GRPO, PPO, RLOO, Config
 from llm.inference.rollout import Rollout, rollout
 from llm.model import Transformer
 from llm.objectives import policy
-from llm.objectives.advantages import gae, group_advantages, leave_one_out, whiten
+from llm.objectives.advantages import GROUP_EPSILON, gae, group_advantages, leave_one_out, whiten
 from llm.objectives.kl import adapted_coefficient
 from llm.objectives.log_probs import masked_sum, response_mask, token_log_probs
 from llm.parallel.axes import constrain
@@ -133,7 +133,7 @@ def make_update(config: Config, axis: str | None = None) -> Update:
                 judged = rewards if drift is None else rewards - coefficient * jnp.sum(drift, axis=1)
                 advantages = leave_one_out(groups(judged))
                 if objective.normalize_advantages:
-                    advantages = whiten(advantages, None, axis)
+                    advantages = whiten(advantages, None, axis, GROUP_EPSILON)
             else:
                 advantages = group_advantages(groups(rewards), objective.scale_rewards)
             batch['advantages'] = jnp.where(mask, advantages.reshape(-1, 1), 0.0)

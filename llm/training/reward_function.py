@@ -47,39 +47,44 @@ def load_function(name: str) -> RewardFunction:
 
 
 def call_function(
-    function: RewardFunction, name: str, step: int, completions: list[str], columns: dict[str, list]
+    function: RewardFunction, name: str, step: int | None, completions: list[str], columns: dict[str, list]
 ) -> Float[np.ndarray, 'rows']:
     """Asks a function for the rewards of completions, and believes nothing.
 
     Args:
         function: `reward(prompts, completions, **columns)`, the columns being those of the prompts.
         name: what errors call it.
-        step: for errors.
+        step: for errors; None is an evaluation.
         completions: the text of each response.
         columns: lists as long as that: `prompts` and whatever else the prompts' rows have.
 
     Raises:
         UserError: one line, if it raises or returns anything but one finite number per completion.
     """
-    where = f'the reward function {name}'
+    who, when = f'the reward function {name}', moment(step)
     try:
         result = function(completions=completions, **columns)
         values = list(result)
     except Exception as error:
-        raise UserError(f'{where} failed at step {step}: {_told(error, name.partition(":")[0])}') from error
+        raise UserError(f'{who} failed {when}: {_told(error, name.partition(":")[0])}') from error
     if len(values) != len(completions):
-        raise UserError(f'{where} returned {len(values)} rewards for {len(completions)} completions at step {step}')
+        raise UserError(f'{who} returned {len(values)} rewards for {len(completions)} completions {when}')
     rewards = np.zeros(len(values), np.float32)
     for row, value in enumerate(values):
         number = np.asarray(value)
         if number.ndim or number.dtype.kind not in 'biuf':
-            raise UserError(f'{where} returned {value!r:.60} for row {row} at step {step}; return numbers')
+            raise UserError(f'{who} returned {value!r:.60} for row {row} {when}; return numbers')
         with np.errstate(over='ignore'):
             rewards[row] = number
         if not np.isfinite(rewards[row]):
             shown = f'prompt {columns["prompts"][row]!r:.80}, completion {completions[row]!r:.80}'
-            raise UserError(f'{where} returned {value!r:.60} for row {row} at step {step} ({shown})')
+            raise UserError(f'{who} returned {value!r:.60} for row {row} {when} ({shown})')
     return rewards
+
+
+def moment(step: int | None) -> str:
+    """When something went wrong."""
+    return 'on held-out prompts' if step is None else f'at step {step}'
 
 
 def _told(error: BaseException, place: str) -> str:

@@ -23,7 +23,7 @@ from llm.objectives import reward_model
 from llm.parallel.row_programs import RowPrograms
 from llm.tokenizer import Tokenizer
 from llm.training.checkpoint import load_params
-from llm.training.reward_function import call_function, load_function
+from llm.training.reward_function import call_function, load_function, moment
 from llm.workdir import Workdir
 
 
@@ -60,13 +60,13 @@ class RewardSource:
         self._total = programs.compile(functools.partial(total_reward, rewards), (0, 0), 0)
         self._function = load_function(rewards.function) if rewards.function else None
 
-    def __call__(self, rolled: Rollout, columns: Callable[[], dict[str, list]], step: int) -> Array:
+    def __call__(self, rolled: Rollout, columns: Callable[[], dict[str, list]], step: int | None) -> Array:
         """The reward of each row, in float32, where the row is.
 
         Args:
             rolled: what was drawn.
             columns: gives the texts and columns of this process's prompts, in their order.
-            step: for errors.
+            step: for errors; None is an evaluation.
 
         Raises:
             UserError: if a reward is not a number, or the function fails.
@@ -77,15 +77,15 @@ class RewardSource:
             finite = np.asarray(finite).reshape(-1, len(self._names)).all(axis=0)
             if not finite.all():
                 raise UserError(
-                    f'the reward model {self._names[int(np.argmin(finite))]} gave a reward that is not a number at '
-                    f'step {step}; the policy or the reward model has diverged: lower the learning rate, or train the '
-                    'reward model again'
+                    f'the reward model {self._names[int(np.argmin(finite))]} gave a reward that is not a number '
+                    f'{moment(step)}; the policy or the reward model has diverged: lower the learning rate, or train '
+                    'the reward model again'
                 )
         if self._function is not None:
             parts |= self._programs.place({'function': self._ask(rolled, columns(), step)})
         return self._total(parts, rolled.ended)
 
-    def _ask(self, rolled: Rollout, columns: dict[str, list], step: int) -> Float[np.ndarray, 'rows']:
+    def _ask(self, rolled: Rollout, columns: dict[str, list], step: int | None) -> Float[np.ndarray, 'rows']:
         ids, counts = (self._programs.local(x) for x in self._ids(rolled))
         completions = [self._tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
         columns = {name: [value for value in values for _ in range(self._samples)] for name, values in columns.items()}

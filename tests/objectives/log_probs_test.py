@@ -1,5 +1,6 @@
 """Log-probabilities are those of the model's logits, whichever part of them is computed and in how many pieces."""
 
+import dataclasses
 import functools
 
 import jax
@@ -62,6 +63,22 @@ def test_pieces_of_any_size_make_the_same_whole(monkeypatch):
         monkeypatch.setattr(log_probs, 'LOGITS_AT_ONCE', at_once)
         found = quick_jit(jax.value_and_grad(lambda params: total(params)))(random_params())
         jax.tree.map(functools.partial(npt.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def test_pieces_save_memory_where_the_vocabulary_is_large(monkeypatch):
+    """The compiler's own account of the temporaries of one gradient: all logits at once, or an eighth of them."""
+    model = Transformer(dataclasses.replace(SMALL, vocab_size=8192, context_length=65))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), TOKENS)['params'])
+    tokens = jax.ShapeDtypeStruct((4, 65), jnp.int32)
+
+    def temporaries(at_once):
+        monkeypatch.setattr(log_probs, 'LOGITS_AT_ONCE', at_once)
+        total = lambda params, tokens: jnp.sum(log_probs.token_log_probs(model, params, tokens).logprobs)
+        return jax.jit(jax.grad(total)).lower(shapes, tokens).compile().memory_analysis().temp_size_in_bytes
+
+    logits = 4 * 64 * 8192
+    assert temporaries(logits) > 4 * logits
+    assert temporaries(logits // 8) < 4 * logits / 2
 
 
 def test_the_response_begins_behind_the_prompt_and_ends_with_the_row():

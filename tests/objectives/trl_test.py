@@ -16,7 +16,7 @@ import pytest
 from llm.config import DPO, GRPO, RLOO, ModelConfig, RewardModel, RolloutConfig
 from llm.model import Transformer
 from llm.objectives import dpo, policy, reward_model
-from llm.objectives.advantages import group_advantages, leave_one_out, whiten
+from llm.objectives.advantages import GROUP_EPSILON, group_advantages, leave_one_out, whiten
 
 TRL = np.load(pathlib.Path(__file__).parents[1] / 'fixtures' / 'trl_losses.npz')
 SETTINGS = json.loads(str(TRL['settings']))
@@ -148,7 +148,7 @@ def test_rloo():
         ('grpo', functools.partial(group_advantages, scale=True)),
         ('dr_grpo', functools.partial(group_advantages, scale=False)),
         ('rloo', leave_one_out),
-        ('rloo_normalized', lambda rewards: whiten(leave_one_out(rewards), epsilon=1e-4)),
+        ('rloo_normalized', lambda rewards: whiten(leave_one_out(rewards), epsilon=GROUP_EPSILON)),
     ],
 )
 def test_advantages_of_groups_of_four(case, advantages):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from llm.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainingConfig
+from llm.config import Config, DataConfig, LoRAConfig, ModelConfig, ParallelConfig, RewardModel, TrainingConfig
 from llm.errors import UserError
 from llm.parallel import axes
 from llm.parallel import mesh as mesh_lib
@@ -68,11 +68,12 @@ def test_pmap_is_data_parallel_only():
 
 
 def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
-    params = abstract_state(Config(model=EVERYTHING)).params
-    untied = {name for name, _ in named_leaves(params)}
+    runs = Config(model=EVERYTHING), Config(model=EVERYTHING, objective=RewardModel(), lora=LoRAConfig(rank=1))
+    params = {name: leaf for run in runs for name, leaf in named_leaves(abstract_state(run).params)}
+    untied = set(params)
     first = {name: next(i for i, (p, _) in enumerate(axes.PARAMETERS) if axes.re.search(p, name)) for name in untied}
     assert set(first.values()) == set(range(len(axes.PARAMETERS)))
-    for name, leaf in named_leaves(params):
+    for name, leaf in params.items():
         assert len(axes.parameter_spec(name)) <= len(leaf.shape)
     with pytest.raises(ValueError, match='no sharding'):
         axes.parameter_spec('blocks/mystery')
