@@ -120,7 +120,7 @@ def text_table(results: Results) -> str:
     return '\n\n'.join(parts)
 
 
-def write(results: Results, out: str, temperature: float) -> pathlib.Path:
+def write(results: Results, path: pathlib.Path, temperature: float) -> pathlib.Path:
     """Writes the page."""
     tasks = [
         {
@@ -131,7 +131,6 @@ def write(results: Results, out: str, temperature: float) -> pathlib.Path:
         }
         for task in results.measured
     ]
-    path = pathlib.Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     context: dict[str, Any] = {'models': results.models, 'tasks': tasks, 'temperature': temperature}
     return pages.write_page('page.html.j2', path, context, folder=pathlib.Path(__file__).parent)

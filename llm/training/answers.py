@@ -107,6 +107,8 @@ def draw_answers(
         chosen = np.array(
             [i for i, prompt in enumerate(table.columns(chosen)['prompts']) if json.dumps(prompt) not in trained]
         )
+    if not len(chosen):
+        raise UserError(f'{source}: no prompt is left; every held-out one is also among those of training')
     if max_prompts is not None and max_prompts < len(chosen):
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_prompts, replace=False))
     _, params = load_params(workdir, step, ema)
