@@ -84,7 +84,11 @@ def parse(fields: dict[str, Any]) -> Ranked:
             prompt, responses = _common_start(*responses)
             if whole and not any(isinstance(m, dict) and m.get('content') == text for m in prompt):
                 raise BadRow('the prompt is a text, and not one of the messages that chosen and rejected begin with')
-    return Ranked(prompt, _texts(prompt, responses), [float(score) for score in scores])
+    with np.errstate(over='ignore'):
+        scores = [float(np.float32(score)) for score in scores]  # as they are stored, so that ties are seen
+    if not all(map(math.isfinite, scores)):
+        raise BadRow('its scores are too large; keep them below 1e38')
+    return Ranked(prompt, _texts(prompt, responses), scores)
 
 
 def _is_number(value: Any) -> bool:
