@@ -18,8 +18,8 @@ from llm.workdir import Workdir
 def merge(source: Workdir, target: Workdir, step: int | None = None) -> int:
     """Writes a run whose parameters are those of `source`, adapters added to what they adapt.
 
-    The optimizer starts afresh there: it knew the adapters only. A reference comes along. What was measured does too, if
-    it was at this step; else `evaluate` measures it.
+    The optimizer starts afresh there: it knew the adapters only. A reference comes along, and so does
+    what was measured, if it was at this step.
 
     Args:
         source: of a run with `lora.rank`.
