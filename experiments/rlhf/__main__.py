@@ -67,11 +67,12 @@ def report(out: pathlib.Path):
     """Draws the page of a folder; returns its path and the claims."""
     from experiments.rlhf import report as page
     from experiments.rlhf import store
-    from experiments.rlhf.findings import Curves, claims
+    from experiments.rlhf.curves import Curves
+    from experiments.rlhf.findings import claims
 
-    stages, seconds = store.read(out / 'stages')
+    stages, times = store.read(out / 'stages')
     curves = Curves(plans.from_json((out / 'plan.json').read_text()), stages)
-    return page.write(out, curves, seconds), claims(curves)
+    return page.write(out, curves, times), claims(curves)
 
 
 if __name__ == '__main__':

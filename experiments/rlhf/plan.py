@@ -17,7 +17,7 @@ class Plan:
     sft_learning_rate: float = 3e-3
 
     pairs_per_prompt: int = 76  # responses of the SFT model compared by the labeller, to each training prompt
-    sizes: tuple[int, ...] = (4_000, 10_000, 20_000)  # pairs that a reward model learns from; the first is the weak one
+    sizes: tuple[int, ...] = (2_500, 7_000, 20_000)  # pairs that a reward model learns from; the first is the weak one
     members: int = 4  # reward models of the ensemble, on the smallest data
     reward_batch: int = 64  # pairs per step; one epoch, as in Ouyang et al. (2022)
     reward_learning_rate: float = 1e-3
@@ -27,9 +27,9 @@ class Plan:
     samples: int = 12  # responses of a trained policy to each held-out prompt, at each look
 
     betas: tuple[float, ...] = (3.0, 1.0, 0.3, 0.1, 0.03)  # of DPO
-    dpo_epochs: int = 2  # over the smallest data
+    dpo_epochs: int = 3  # over the smallest data
     dpo_batch: int = 64  # pairs per step
-    dpo_learning_rate: float = 5e-4
+    dpo_learning_rate: float = 1e-3
 
     looks: tuple[int, ...] = (
         4,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.rlhf import findings, wishlist
-from experiments.rlhf.findings import Curve, Curves
+from experiments.rlhf.curves import Curve, Curves, penalty
 from experiments.rlhf.statistics import Fit, Interval, Kind, over_seeds
 from llm.analysis import pages, plots
 from llm.analysis.plots import Series
@@ -25,7 +25,7 @@ MARKS = {
 }
 WORDS = {
     'shown': 'shown',
-    'in every seed': 'in every seed, but the interval holds 0',
+    'in every seed': 'in every seed, but not surely',
     'one seed': 'in the one seed there is',
     'in part': 'shown in part',
     'not shown': 'not shown',
@@ -34,39 +34,43 @@ WORDS = {
 ROOT_KL = '√KL from the SFT model (KL in nats)'
 
 
-def write(out: pathlib.Path, curves: Curves, seconds: dict[str, float]) -> pathlib.Path:
+def write(out: pathlib.Path, curves: Curves, times: dict[str, tuple[float, float]]) -> pathlib.Path:
     """Writes `report.html` and `results.json` into a folder.
 
     Raises:
         MachineError: if the page cannot be written.
     """
-    results = findings.as_json(curves) | {'seconds': seconds, 'code': code_version()}
+    results = findings.as_json(curves) | {'times': times, 'code': code_version()}
     write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
     claims = findings.claims(curves)
     context = {
-        'subtitle': _subtitle(curves, seconds),
+        'subtitle': _subtitle(curves, times),
         'cards': _cards(curves),
         'claims': [(claim, MARKS[claim.verdict], WORDS[claim.verdict]) for claim in claims],
         'words': WORDS,
         'sections': _plots(curves),
         'targets': [f'{target:g}' for target in curves.plan.targets],
         'compared': _compared(curves),
+        'endings': [[name, *map(str, row)] for name, row in findings.endings(curves)],
         'fits': [_fit_row(name, one) for name, one in findings.fits(curves)],
         'rewards': _reward_rows(curves),
         'responses': _responses(curves),
-        'facts': pages.facts(
-            {'plan': vars(curves.plan), 'seconds of each stage': {k: round(v) for k, v in seconds.items()}}
-        ),
+        'facts': pages.facts({'plan': vars(curves.plan), 'seconds, and of processors': _seconds(times)}),
     }
     return pages.write_page('report.html.j2', out / 'report.html', context, folder=HERE)
 
 
-def _subtitle(curves: Curves, seconds: dict[str, float]) -> str:
+def _subtitle(curves: Curves, times: dict[str, tuple[float, float]]) -> str:
     seeds = len(curves.plan.seeds)
+    wall, processor = (sum(each[i] for each in times.values()) / 60 for i in range(2))
     return (
-        f'{seeds} seed{"s" if seeds > 1 else ""} · {sum(seconds.values()) / 60:.0f} minutes on {processors()} cores '
-        f'({cpu_model()}) · code {code_version()}'
+        f'{seeds} seed{"s" if seeds > 1 else ""} · {wall:.0f} minutes, {processor:.0f} of processor time, on '
+        f'{processors()} cores ({cpu_model()}) · code {code_version()}'
     )
+
+
+def _seconds(times: dict[str, tuple[float, float]]) -> dict[str, str]:
+    return {name: f'{wall:.0f}, {processor:.0f}' for name, (wall, processor) in times.items()}
 
 
 def _cards(curves: Curves) -> list[tuple[str, str, str]]:
@@ -125,7 +129,7 @@ def _plots(curves: Curves) -> list[dict[str, Any]]:
     coefficients = {stage: curves.by_coefficient(stage) for stage in ('ppo', 'grpo')}
     alone = ('one, no penalty', curves.unpenalised('grpo'))
     agreed = [
-        (f'{word}, {findings.penalty(c)}', curves.ensemble(kind, c))
+        (f'{word}, {penalty(c)}', curves.ensemble(kind, c))
         for kind, word in (('mean', 'mean'), ('min', 'least'))
         for c in plan.ensemble_coefficients
     ]
@@ -215,7 +219,7 @@ def _gold_curves(title: str, curves: Curves, named: list[tuple[str, Curve]]):
 def _over_steps(title: str, label: str, plan, arms, what: str):
     steps = (0, *plan.looks)
     series = [
-        Series(findings.penalty(coefficient), steps, values, colour=colour, legend=seed == 0)
+        Series(penalty(coefficient), steps, values, colour=colour, legend=seed == 0)
         for colour, (coefficient, curve) in enumerate(arms)
         for seed, values in enumerate(getattr(curve, what).mean(-1))
     ]
@@ -284,7 +288,7 @@ def _responses(curves: Curves) -> dict[str, Any]:
         tree = curves.stages[stage]
         for arm, coefficient in enumerate(curves.plan.coefficients):
             if coefficient in (0.0, 0.15):
-                who = f'{stage.upper()}, {findings.penalty(coefficient)}'
+                who = f'{stage.upper()}, {penalty(coefficient)}'
                 rows.append((who, tree['tokens'][0, arm, shown], tree['lengths'][0, arm, shown]))
     cells = []
     for who, tokens, lengths in rows:

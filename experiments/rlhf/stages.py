@@ -56,37 +56,53 @@ def pool(plan: Plan, sft_params: Any) -> Tree:
 
 
 def preferences(plan: Plan, sft_params: Any, pool: Tree) -> Tree:
-    """Pairs of the SFT models' responses, as the labeller likes them.
+    """What the labeller says of pairs of the SFT models' responses.
 
-    `train`: from training prompts; `held_out`: from the pool. `tokens` (seeds, pairs, 2, LENGTH), chosen first,
-    `lengths` (seeds, pairs, 2). `bayes`: the accuracy (seeds,) on the held-out labels of who knows the gold reward.
+    `tokens` (seeds, pairs, 2, LENGTH), the preferred one first, `lengths` (seeds, pairs, 2): responses to training
+    prompts, in random order. `held_out` (seeds, prompts, samples / 2): whether it prefers the first of each two
+    neighbours in the pool. `bayes` (seeds,): how often who knows the gold reward agrees with those.
     """
     prompts, _ = wishlist.prompts()
     drawn = measuring.sample(sft_params, sft_params, prompts, 2 * plan.pairs_per_prompt, seed=3)
-    train_pairs = _label(plan, drawn.tokens, drawn.lengths, stream=4)
-    held_out = _label(plan, pool['tokens'], pool['lengths'], stream=5)
-    gold = wishlist.gold_reward(held_out['tokens'], held_out['lengths'])
-    right = np.where(gold[..., 0] == gold[..., 1], 0.5, gold[..., 0] > gold[..., 1])
-    return {'train': train_pairs, 'held_out': held_out, 'bayes': np.mean(right, axis=1)}
-
-
-def _label(plan: Plan, tokens: np.ndarray, lengths: np.ndarray, stream: int) -> Tree:
-    """Pairs up responses to the same prompt and puts the one that the labeller prefers first, in random order."""
     seeds = []
     for i, seed in enumerate(plan.seeds):
-        random = np.random.default_rng((stream, seed))
-        pairs = tokens[i].reshape(-1, 2, wishlist.LENGTH), lengths[i].reshape(-1, 2)
-        gold = wishlist.gold_reward(*pairs)
-        first = wishlist.label(gold[:, 0], gold[:, 1], random)
-        order = np.where(first, 0, 1)[:, None] ^ np.array([0, 1])
-        shuffled = random.permutation(len(order))
+        random = np.random.default_rng((4, seed))
+        tokens, lengths = drawn.tokens[i].reshape(-1, 2, wishlist.LENGTH), drawn.lengths[i].reshape(-1, 2)
+        first = wishlist.label(*wishlist.gold_reward(tokens, lengths).T, random)
+        better = np.where(first, 0, 1)[:, None] ^ np.array([0, 1])
+        shuffled = random.permutation(len(better))
         seeds.append(
             {
-                'tokens': np.take_along_axis(pairs[0], order[:, :, None], axis=1)[shuffled].astype(np.uint8),
-                'lengths': np.take_along_axis(pairs[1], order, axis=1)[shuffled],
+                'tokens': np.take_along_axis(tokens, better[:, :, None], axis=1)[shuffled].astype(np.uint8),
+                'lengths': np.take_along_axis(lengths, better, axis=1)[shuffled],
             }
         )
-    return _stacked(seeds)
+    gold = _pairs(pool['gold'])
+    labels = [
+        wishlist.label(own[..., 0], own[..., 1], np.random.default_rng((5, seed)))
+        for seed, own in zip(plan.seeds, gold)
+    ]
+    held_out = np.stack(labels)
+    return _stacked(seeds) | {'held_out': held_out, 'bayes': _agreement(gold, held_out)}
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """(…, samples / 2, 2): neighbours."""
+    return values.reshape(*values.shape[:-1], -1, 2)
+
+
+def _agreement(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """How often the higher of two values is the preferred one; a tie is half right.
+
+    Args:
+        values: (seeds, …, 2).
+        first: (seeds, …), whether the first is preferred.
+
+    Returns:
+        (seeds,).
+    """
+    right = np.where(values[..., 0] == values[..., 1], 0.5, (values[..., 0] > values[..., 1]) == first)
+    return right.reshape(len(right), -1).mean(1)
 
 
 def reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree) -> Tree:
@@ -114,7 +130,7 @@ def _reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree, s
         for seed in plan.seeds
         for member in range(count)
     ]
-    table = _examples(preferences['train'], own, size)
+    table = _examples(preferences, own, size)
     table['scores'] = np.broadcast_to(np.array([1.0, 0.0], np.float32), table['lengths'].shape)
     params, _ = train(configs, pick(sft_params, own), table, orders(configs, size))
 
@@ -122,12 +138,13 @@ def _reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree, s
         rewards = measuring.score(params, data['tokens'][own][:, :rows], data['lengths'][own][:, :rows])
         return rewards.reshape(len(plan.seeds), count, *rewards.shape[1:])
 
-    judged, seen = rewards_of(preferences['held_out'], 4096), rewards_of(preferences['train'], 4096)
+    seen, raw = rewards_of(preferences, 1024), rewards_of(pool)
+    accuracy = [_agreement(_pairs(raw[:, member]), preferences['held_out']) for member in range(count)]
     return {
         'params': params,
         'statistics': np.stack([seen.mean((2, 3)), seen.std((2, 3))], axis=-1),
-        'accuracy': np.mean(judged[..., 0] > judged[..., 1], axis=-1),
-        'raw': rewards_of(pool),
+        'accuracy': np.stack(accuracy, axis=1),
+        'raw': raw,
     }
 
 
@@ -147,7 +164,7 @@ def dpo(plan: Plan, sft_params: Any, preferences: Tree) -> Tree:
         for seed in plan.seeds
     ]
     seeds = list(range(len(plan.seeds)))
-    table = _examples(preferences['train'], seeds, size)
+    table = _examples(preferences, seeds, size)
     flat = lambda x: x.reshape(len(seeds), -1, *x.shape[3:])
     reference = measuring.log_probs(sft_params, flat(table['tokens']), flat(table['lengths']))
     table['reference_logprobs'] = reference.reshape(table['lengths'].shape)

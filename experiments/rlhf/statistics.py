@@ -11,9 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.stats
 
+from experiments.rlhf.wishlist import REQUESTED
 from llm.inference.best_of_n import expected_best
 
 Kind = Literal['best_of_n', 'rl']
+ORDERS = math.factorial(REQUESTED)  # prompts that ask for the same letters
 
 
 class Interval(NamedTuple):
@@ -32,10 +34,10 @@ class Interval(NamedTuple):
 
 
 def over_seeds(values: np.ndarray) -> Interval:
-    """The mean over seeds with Student's 95% interval: each seed is one whole repetition, labels and all.
+    """The mean over repetitions with Student's 95% interval; a seed is a whole repetition, labels and all.
 
     Args:
-        values: (seeds,), at least two of them finite; others are left out.
+        values: (seeds,); those that are not finite are left out, and with less than two there is no interval.
     """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
@@ -44,6 +46,15 @@ def over_seeds(values: np.ndarray) -> Interval:
         return Interval(mean, math.nan, math.nan)
     half = scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def over_prompts(values: np.ndarray) -> Interval:
+    """The mean over the held-out prompts of one seed, with Student's 95% interval over their sets of letters.
+
+    Args:
+        values: (prompts,); the orders of one set of letters are neighbours, and count as one observation.
+    """
+    return over_seeds(values.reshape(-1, ORDERS).mean(1))
 
 
 def best_of_n(judged: np.ndarray, values: np.ndarray, ns: Sequence[int]) -> np.ndarray:

@@ -35,7 +35,6 @@ class Store:
 
     def __init__(self, folder: pathlib.Path, settings: dict[str, Any]):
         self.folder = folder
-        self.seconds: dict[str, float] = {}  # of each stage, when it was computed
         text = json.dumps(settings, sort_keys=True) + code_version() + _own_code()
         self._digest = hashlib.sha256(text.encode()).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,20 +45,22 @@ class Store:
         if path.exists():
             stored = _load(path)
             if str(stored.pop('digest')) == self._digest:
-                self.seconds[name] = float(stored.pop('seconds'))
+                del stored['seconds'], stored['processor_seconds']
                 print(f'{name}: as computed before', file=sys.stderr)
                 return stored
         print(f'{name} …', file=sys.stderr, flush=True)
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         tree = jax.device_get(compute())  # waits for what is still being computed
-        self.seconds[name] = time.perf_counter() - start
-        _save(path, tree | {'digest': np.array(self._digest), 'seconds': np.array(self.seconds[name])})
-        print(f'{name}: {self.seconds[name]:.0f} s', file=sys.stderr, flush=True)
-        return _load(path)
+        times = {'seconds': time.perf_counter() - wall, 'processor_seconds': time.process_time() - processor}
+        _save(
+            path, tree | {name: np.array(value) for name, value in times.items()} | {'digest': np.array(self._digest)}
+        )
+        print(f'{name}: {times["seconds"]:.0f} s, {times["processor_seconds"]:.0f} of the processors', file=sys.stderr)
+        return tree
 
 
-def read(folder: pathlib.Path) -> tuple[dict[str, Tree], dict[str, float]]:
-    """Every stage of a folder, whatever it was made by, and the seconds each took.
+def read(folder: pathlib.Path) -> tuple[dict[str, Tree], dict[str, tuple[float, float]]]:
+    """Every stage of a folder, whatever it was made by, and the seconds each took: by the clock, and of processors.
 
     Raises:
         UserError: if there are none.
@@ -67,10 +68,11 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Tree], dict[str, float]]:
     stages = {path.stem: _load(path) for path in sorted(folder.glob('*.npz'))}
     if not stages:
         raise UserError(f'{folder} holds no results; make them with `python -m experiments.rlhf --out {folder.parent}`')
-    seconds = {name: float(tree.pop('seconds')) for name, tree in stages.items()}
-    for tree in stages.values():
+    times = {}
+    for name, tree in stages.items():
         del tree['digest']
-    return stages, seconds
+        times[name] = float(tree.pop('seconds')), float(tree.pop('processor_seconds'))
+    return stages, times
 
 
 def _own_code() -> str:

@@ -66,11 +66,11 @@ def initial_parameters(configs: Sequence[Config]) -> Any:
     return jax.jit(jax.vmap(lambda seed: initial_model(configs[0].model, seed)))(seeds)
 
 
-def orders(configs: Sequence[Config], rows: int, start: int = 0) -> np.ndarray:
+def orders(configs: Sequence[Config], rows: int) -> np.ndarray:
     """Which rows each step of each member reads, (steps, members, batch): epoch after epoch, each in its own order."""
     result = []
     for config in configs:
-        random = np.random.default_rng((start, config.seed))
+        random = np.random.default_rng((0, config.seed))
         needed = config.training.steps * config.training.batch_size
         epochs = [random.permutation(rows) for _ in range(-(-needed // rows))]
         result.append(np.concatenate(epochs)[:needed].reshape(config.training.steps, -1))

@@ -45,11 +45,6 @@ def hyperparameters(config: PPO | GRPO | RLOO) -> Hyperparameters:
     return Hyperparameters(**numbers)
 
 
-def init_value_head(width: int) -> dict[str, Array]:
-    """`params['value_head']`: a kernel (width, 1) that starts at 0, so that every state is worth 0."""
-    return {'kernel': jnp.zeros((width, 1), jnp.float32)}
-
-
 def token_values(params: Any, hidden: Float[Array, 'rows length width']) -> Float[Array, 'rows length']:
     """The value of the state before each token: the head on the hidden vector of the token before; 0 at t = 0."""
     kernel = params['value_head']['kernel'].astype(hidden.dtype)

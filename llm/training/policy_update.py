@@ -19,7 +19,7 @@ from llm.objectives.advantages import GROUP_EPSILON, gae, group_advantages, leav
 from llm.objectives.kl import adapted_coefficient
 from llm.objectives.log_probs import masked_sum, response_mask, token_log_probs
 from llm.parallel.axes import constrain
-from llm.training.train_state import TrainState
+from llm.training.train_state import TrainState, penalised
 from llm.training.train_step import Metrics, apply_gradients, full_params, summed_gradients
 
 Draw = Callable[[TrainState, dict[str, Array], dict[str, Any]], Rollout]
@@ -151,11 +151,6 @@ def make_update(config: Config, axis: str | None = None) -> Update:
         return state.replace(step=state.step + 1), metrics | learned
 
     return update
-
-
-def penalised(objective: GRPO | PPO | RLOO) -> bool:
-    """Whether the objective keeps the policy near a reference, which `state.frozen['base']` then has to be."""
-    return objective.kl_coefficient > 0 or getattr(objective, 'kl_target', None) is not None
 
 
 def _learn(config, state, batch, hyper, axis):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.rlhf import measuring, report, training, wishlist
-from experiments.rlhf.findings import Curves, claims
+from experiments.rlhf.curves import Curves
+from experiments.rlhf.findings import claims, evidence, shared_errors
 from experiments.rlhf.plan import QUICK, from_json, to_json
 from experiments.rlhf.reinforcement import agree
 from experiments.rlhf.statistics import at_kl, fit, over_seeds, peak
@@ -194,8 +195,8 @@ def test_what_is_stored_is_used_until_the_settings_change(tmp_path):
         tree = Store(tmp_path, settings).stage('thing', compute)
         assert tree['a']['b'].tolist() == [0, 1, 2] and tree['c'] == 2
         assert len(calls) == expected
-    stages, seconds = read(tmp_path)
-    assert stages['thing'].keys() == {'a', 'c'} and seconds['thing'] >= 0
+    stages, times = read(tmp_path)
+    assert stages['thing'].keys() == {'a', 'c'} and times['thing'] >= (0, 0)
     with pytest.raises(UserError, match='holds no results'):
         read(tmp_path / 'nowhere')
 
@@ -221,8 +222,9 @@ def fake_stages(plan, random):
     def policies(arms):
         rise = np.linspace(0, 9, looks)[:, None] * np.linspace(1, 2, arms)[:, None, None]
         curve = lambda values: values + random.normal(0, 0.01, (seeds, arms, looks, prompts))
+        ended = np.ones((seeds, arms, looks))
         last = {'tokens': tokens[:, :arms, :6], 'lengths': np.full((seeds, arms, 6), 9)}
-        return {'kl': np.abs(curve(rise)), 'gold': curve(1 - rise / 9), 'proxy': curve(rise / 9)} | last
+        return {'kl': np.abs(curve(rise)), 'gold': curve(1 - rise / 9), 'proxy': curve(rise / 9), 'ended': ended} | last
 
     betas = len(plan.betas)
     return {
@@ -247,10 +249,31 @@ def test_the_page_says_what_the_arrays_say(tmp_path, seeds):
     curves = Curves(plan, fake_stages(plan, np.random.default_rng(0)))
     falls = claims(curves)[1]
     assert falls.verdict == ('shown' if len(seeds) > 1 else 'one seed')
-    text = report.write(tmp_path, curves, {'sft': 60.0}).read_text()
+    text = report.write(tmp_path, curves, {'sft': (60.0, 90.0)}).read_text()
     assert all(claim.title in text for claim in claims(curves))
     assert 'c a !' in text
     assert not re.search(r'(src|href)="(?!#)', text)
     ids = re.findall(r' id="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     assert 'NaN' not in (tmp_path / 'results.json').read_text()
+
+
+def test_errors_that_members_share_are_told_from_their_own():
+    random = np.random.default_rng(0)
+    plan = dataclasses.replace(QUICK, seeds=(0, 1))
+    stages = fake_stages(plan, random)
+    gold = stages['pool']['gold']
+    models = stages['reward_models'][str(plan.sizes[0])]
+    for shared, own, correlation in ((0.0, 1.0, 0.0), (1.0, 1.0, 0.5), (1.0, 0.0, 1.0)):
+        noise = shared * random.normal(size=gold.shape)[:, None] + own * random.normal(size=models['raw'].shape)
+        models['raw'] = 3 * gold[:, None] + random.normal(size=(2, 2, 72, 1)) + noise
+        np.testing.assert_allclose(shared_errors(Curves(plan, stages)), correlation, atol=0.05)
+
+
+def test_evidence_is_sure_when_every_repetition_is():
+    sets = np.random.default_rng(0).normal(0, 0.1, (3, 12)).repeat(6, axis=1)
+    assert evidence('', sets + 1.0).verdict == 'shown'
+    assert evidence('', sets + np.array([[0.4], [5.0], [1.0]])).verdict == 'shown'  # far apart, but each sure
+    assert evidence('', sets + np.array([[0.03], [5.0], [1.0]])).verdict == 'in every seed'
+    assert evidence('', sets + np.array([[-1.0], [5.0], [1.0]])).verdict == 'not shown'
+    assert evidence('', sets - 1.0).verdict == 'opposite'

@@ -11,6 +11,7 @@ import pytest
 
 from llm.config import GRPO, PPO, RLOO, ModelConfig, RolloutConfig
 from llm.model import Transformer
+from llm.model.initializers import head_kernel
 from llm.objectives import log_probs, policy
 
 EOS, VOCABULARY, LONGEST = 3, 4, 3
@@ -145,5 +146,5 @@ def test_a_value_is_that_of_the_state_before_its_token():
     values = np.asarray(policy.token_values(params, hidden))
     npt.assert_allclose(values[0, :3], values[1, :3], rtol=1e-6)  # the rows differ from token 2 on
     assert values[0, 0] == 0 and abs(values[0, 3] - values[1, 3]) > 1e-3
-    start = params | {'value_head': policy.init_value_head(8)}
+    start = params | {'value_head': {'kernel': head_kernel(MODEL.config, jax.random.key(0), 'value_head')}}
     npt.assert_array_equal(policy.token_values(start, hidden), 0)
