@@ -52,6 +52,14 @@ def docstrings() -> Iterator[dict[str, Any]]:
             yield _row(function, describe_prompt(function.code), function.description)
 
 
+def bodies() -> Iterator[dict[str, Any]]:
+    """The task `python_bodies`."""
+    for function in library():
+        head, body = function.code.split('\n', 1)
+        docstring = f'{_INDENT}"""{function.description}"""\n' if function.description else ''
+        yield {'identity': function.file, 'prompt': f'{head}\n{docstring}', 'completion': body + '\n'}
+
+
 def write_prompt(signature: str, description: str) -> str:
     """What a user says who wants a function."""
     return f'Write a Python function `{signature}`' + (f': {description}' if description else '.')

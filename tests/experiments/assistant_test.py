@@ -36,12 +36,15 @@ def test_an_answer_that_was_cut_fails():
 
 
 def test_the_page_shows_every_model_and_every_number(tmp_path):
-    checks = measure.CHECKS['python_functions']
-    measured = [measure.check_all(answers([[text]] * 4, [[True]] * 4), checks) for text in (BAD, OTHER, GOOD)]
+    checks, models = measure.CHECKS['python_functions'], ('before', 'after', measure.REFERENCE)
+    written = dict(zip(models, (BAD, OTHER, GOOD)))
     results = measure.Results(
-        ['before', 'after', measure.REFERENCE],
-        {'python_functions': measured},
-        {'python_functions': [(PROMPT[0]['content'], [BAD, OTHER, GOOD])]},
+        {
+            'python_functions': {
+                n: measure.check_all(answers([[t]] * 4, [[True]] * 4), checks) for n, t in written.items()
+            }
+        },
+        {'python_functions': [(PROMPT[0]['content'], written)]},
         {'python_functions': 4},
     )
     text = measure.text_table(results)
@@ -51,11 +54,27 @@ def test_the_page_shows_every_model_and_every_number(tmp_path):
     assert '# &lt;b&gt;' in page and '<b>' not in page
 
 
+def test_a_continuation_ends_with_its_indentation():
+    start = 'def f(a, b=1) -> int:\n    """Doc."""\n'
+    texts = ['    return a\n\n\ndef g():\n', '    if a:\n\n        return b', '    return a\n# x', 'x = 1']
+    drawn = Answers(
+        [start] * 2, {'completion': [''] * 2}, [texts] * 2, np.array([[False, False, False, True]] * 2), None
+    )
+    made = measure.continued(drawn)
+    head = 'def f(a, b=1) -> int:\n'
+    ends = ['    return a', '    if a:\n\n        return b', '    return a']
+    assert made.texts == [[*(head + end for end in ends), head.strip()]] * 2
+    assert made.ended.tolist() == [[True, False, True, True]] * 2
+    checked = measure.check_all(made, measure.CHECKS['python_functions'])
+    assert checked.means['as asked'] == 0.5  # of four, one had no end and one no body
+
+
 def test_the_steps_hang_together():
     base, sft, dpo = (load_config(str(ROOT / 'configs' / f'{pathlib.Path(run).name}.py')) for run in RUNS)
     assert base.model == sft.model == dpo.model
     assert (sft.init_from.workdir, dpo.init_from.workdir) == RUNS[:2]
-    assert {f'task:{task}' for task in TASKS} == set(sft.data.corpora) == {f'task:{task}' for task in measure.CHECKS}
+    assert set(sft.data.corpora) == {f'task:{task}' for task in measure.CHECKS}
+    assert set(measure.LONGEST) == set(TASKS)
     makefile = (ROOT / 'Makefile').read_text()
     for run, config in zip(RUNS, (base, sft, dpo)):
         assert f'train --config configs/{pathlib.Path(run).name}.py --workdir {run}\n' in makefile
