@@ -15,14 +15,15 @@ from llm.workdir import Workdir
 
 Check = Callable[..., list[float]]
 
-# What is measured, by task. The first of the functions' is what preferences reward; what they do not reward comes last.
+# What is measured, by task. Of the functions', the last two are not part of what preferences reward.
 CHECKS: dict[str, dict[str, Check]] = {
     'python_functions': {
         'as asked': task_checks.as_asked,
         'parses': task_checks.parses,
-        'does something': task_checks.does_something,
         'uses its arguments': task_checks.uses_arguments,
         'knows its names': task_checks.known_names,
+        'does something': task_checks.does_something,
+        'word overlap': task_checks.word_overlap,
     },
     'python_docstrings': {'word overlap': task_checks.word_overlap},
 }

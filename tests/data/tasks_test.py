@@ -56,7 +56,7 @@ def test_no_code_is_on_both_sides(rows, task):
 def test_the_librarys_own_answers_pass_the_checks(rows):
     prompts = [text(row, 'prompt') for row in rows['python_functions']]
     answers = [text(row, 'completion') for row in rows['python_functions']]
-    assert set(task_checks.signature(prompts, answers)) == {1.0}
+    assert set(task_checks.parses(prompts, answers)) == {1.0}
     assert set(task_checks.as_asked(prompts, answers)) == {1.0}
 
 
