@@ -230,3 +230,11 @@ def test_both_sides_are_as_wide_as_the_largest_ranking(reader):
     read = reader(RewardModel())
     pairs, three = read.read(pair()), read.read(ranking('a', 'b', 'c'))
     assert read.table([pairs]).tokens.shape == read.table([three]).tokens.shape == (1, 3, LENGTH)
+
+
+def test_a_response_that_was_cut_has_no_eos(reader):
+    row = ranking('good', 'long', 'bad', ended=[True, False, True])
+    ((tokens, *_),) = reader(RewardModel()).read(row)
+    assert [ids[-1] == EOS for ids in tokens] == [True, False, True]
+    with pytest.raises(BadRow, match='ended must be 3 times'):
+        parse(row | {'ended': [True]})
