@@ -147,8 +147,8 @@ def draw_answers(
 def rankings(answers: Answers) -> list[dict[str, Any]]:
     """The answers to each prompt, best first, as rows that DPO and reward models learn from (see docs/chat.md).
 
-    A text that was drawn twice stands once; one that was cut says so, and is learned from without an <eos>. Prompts whose answers all have the same score are left out: they say
-    nothing about which answer is better.
+    A text that was drawn twice stands once; one that was cut says so, and is learned from without an <eos>. Prompts
+    whose answers all have the same score are left out: they say nothing about which answer is better.
     """
     rows = []
     columns = (answers.prompts, answers.texts, answers.scores.tolist(), answers.ended.tolist())
