@@ -107,7 +107,8 @@ def measure(shape: dict, arguments) -> dict:
         for _ in range(arguments.rounds):
             turn = {}
             for name, number in steps.items():
-                children[name].ask(f'time {job} 1')  # its data and its threads come back
+                if number > 1:
+                    children[name].ask(f'time {job} 1')  # its data and its threads come back
                 answer = children[name].ask(f'time {job} {number}')
                 each = answer['tokens'] / number or 1
                 turn[name] = {
