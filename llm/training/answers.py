@@ -99,7 +99,7 @@ def draw_answers(
         parallel=ParallelConfig(),
     )
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
-    prepared = prepare_examples(config, tokenizer)
+    prepared = prepare_examples(config, tokenizer, needs_held_out=held_out)
     table = prepared.held_out if held_out else prepared.train
     chosen = np.arange(len(table))
     if held_out and only_new:
