@@ -273,7 +273,7 @@ def _percent(interval: Interval) -> str:
 
 
 def _responses(curves: Curves) -> dict[str, Any]:
-    """Responses of the first seed to some held-out prompts: header, and rows of (who, [(text, gold)])."""
+    """Responses to some held-out prompts: the prompts, and rows of (who, [(text, gold)])."""
     _, held_out = wishlist.prompts()
     pool, raw = curves.stages['pool'], curves.stages['reward_models'][str(curves.weak)]['raw']
     shown = [0, 2, 4]
@@ -289,7 +289,10 @@ def _responses(curves: Curves) -> dict[str, Any]:
         for arm, coefficient in enumerate(curves.plan.coefficients):
             if coefficient in (0.0, 0.15):
                 who = f'{stage.upper()}, {penalty(coefficient)}'
-                rows.append((who, tree['tokens'][0, arm, shown], tree['lengths'][0, arm, shown]))
+                for i, seed in enumerate(curves.plan.seeds):
+                    if i == 0 or coefficient == 0:  # what is exploited differs from seed to seed
+                        who_else = f', seed {seed}' if i else ''
+                        rows.append((who + who_else, tree['tokens'][i, arm, shown], tree['lengths'][i, arm, shown]))
     cells = []
     for who, tokens, lengths in rows:
         gold = wishlist.gold_reward(tokens, lengths)
