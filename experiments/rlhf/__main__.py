@@ -17,6 +17,8 @@ import sys
 from experiments.rlhf import plan as plans
 from llm.errors import MachineError, UserError
 
+STAGES = ('sft', 'pool', 'preferences', 'reward_models', 'dpo', 'ppo', 'grpo', 'ensembles')
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog='python -m experiments.rlhf', description=__doc__.split('\n')[0])
@@ -40,6 +42,9 @@ def main() -> None:
     except (UserError, MachineError) as error:
         print('error:', *str(error).split(), file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from the last stage that is done', file=sys.stderr)
+        sys.exit(130)
 
 
 def measure(out: pathlib.Path, plan: plans.Plan) -> None:
@@ -70,7 +75,7 @@ def report(out: pathlib.Path):
     from experiments.rlhf.curves import Curves
     from experiments.rlhf.findings import claims
 
-    stages, times = store.read(out / 'stages')
+    stages, times = store.read(out / 'stages', STAGES)
     curves = Curves(plans.from_json((out / 'plan.json').read_text()), stages)
     return page.write(out, curves, times), claims(curves)
 

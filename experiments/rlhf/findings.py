@@ -77,6 +77,7 @@ def claims(curves: Curves) -> list[Claim]:
         _more_pairs_help(curves),
         _penalty_bounds(curves),
         _ensembles_help(curves),
+        _dpo_turns(curves),
     ]
 
 
@@ -191,6 +192,21 @@ def _ensembles_help(curves: Curves) -> Claim:
     return Claim('An ensemble of reward models mitigates it', ' '.join(parts), tuple(found))
 
 
+def _dpo_turns(curves: Curves) -> Claim:
+    curve, betas = curves.dpo(), curves.plan.betas
+    gold, kl = curve.gold[:, 1:], curve.kl[:, 1:]
+    top = int(gold.mean((0, 2)).argmax())
+    text = (
+        f'Of the betas, {betas[top]:g} ends best: gold {_mean(gold[:, top])} at a KL of {_mean(kl[:, top])}; '
+        f'{betas[-1]:g}, the smallest, ends at {_mean(gold[:, -1])} and {_mean(kl[:, -1])} nats.'
+    )
+    return Claim(
+        'Found besides: DPO, which has no reward model, turns too (Rafailov et al. 2024)',
+        text,
+        (evidence(f'gold, beta {betas[top]:g} − beta {betas[-1]:g}', gold[:, top] - gold[:, -1]),),
+    )
+
+
 def _place(plan: Plan, n: int) -> int:
     """Where n is among the plan's, or the last."""
     return plan.ns.index(n) if n in plan.ns else len(plan.ns) - 1
@@ -225,7 +241,7 @@ def endings(curves: Curves) -> list[tuple[str, list[Interval]]]:
 def fits(curves: Curves) -> list[tuple[str, Fit]]:
     """Gao et al.'s forms, fitted."""
     best = [curves.best_of_n(size) for size in curves.plan.sizes]
-    trained = [curves.unpenalised('ppo'), *(curve for _, curve in curves.grpo_by_size())]
+    trained = [curves.dpo(), curves.unpenalised('ppo'), *(curve for _, curve in curves.grpo_by_size())]
     return [(c.name, c.fitted('best_of_n')) for c in best] + [(c.name, c.fitted('rl')) for c in trained]
 
 

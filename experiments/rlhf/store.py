@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,15 +59,23 @@ class Store:
         return tree
 
 
-def read(folder: pathlib.Path) -> tuple[dict[str, Tree], dict[str, tuple[float, float]]]:
+def read(folder: pathlib.Path, names: Sequence[str] = ()) -> tuple[dict[str, Tree], dict[str, tuple[float, float]]]:
     """Every stage of a folder, whatever it was made by, and the seconds each took: by the clock, and of processors.
 
+    Args:
+        folder: a `Store`'s.
+        names: of stages that have to be there.
+
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or one is missing.
     """
     stages = {path.stem: _load(path) for path in sorted(folder.glob('*.npz'))}
     if not stages:
         raise UserError(f'{folder} holds no results; make them with `python -m experiments.rlhf --out {folder.parent}`')
+    if missing := [name for name in names if name not in stages]:
+        raise UserError(
+            f'{folder} has no {missing[0]} yet; go on with `python -m experiments.rlhf --out {folder.parent}`'
+        )
     times = {}
     for name, tree in stages.items():
         del tree['digest']

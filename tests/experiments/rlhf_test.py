@@ -199,6 +199,8 @@ def test_what_is_stored_is_used_until_the_settings_change(tmp_path):
     assert stages['thing'].keys() == {'a', 'c'} and times['thing'] >= (0, 0)
     with pytest.raises(UserError, match='holds no results'):
         read(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='has no other yet'):
+        read(tmp_path, ('thing', 'other'))
 
 
 def test_a_plan_survives_its_file():

@@ -41,7 +41,7 @@ def comparable(row):
         ('ppo', 'pmap', 4, 2),
         pytest.param('ppo', 'alone', 1, 4, marks=pytest.mark.slow),
         pytest.param('rloo', 'tensor', 8, 1, marks=pytest.mark.slow),
-        ('rloo', 'pmap', 8, 1),
+        pytest.param('rloo', 'pmap', 8, 1, marks=pytest.mark.slow),
     ],
 )
 def test_one_curve(objective, cut, devices, accumulation):
