@@ -4,6 +4,8 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+SHOWN = (0, 27, 50)  # held-out prompts whose responses people can read
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,7 +48,7 @@ class Plan:
         85,
         100,
     )  # RL steps after which policies are measured
-    coefficients: tuple[float, ...] = (0.4, 0.15, 0.05, 0.0)  # of the KL penalty of PPO and GRPO
+    coefficients: tuple[float, ...] = (1.0, 0.4, 0.15, 0.0)  # of the KL penalty of PPO and GRPO
     ensemble_coefficients: tuple[float, ...] = (0.15, 0.0)  # with an ensemble as the judge
     responses: int = 128  # per RL step
     group: int = 8  # responses to each prompt in GRPO; PPO draws one

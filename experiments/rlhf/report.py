@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.rlhf import findings, wishlist
 from experiments.rlhf.curves import Curve, Curves, penalty
+from experiments.rlhf.plan import SHOWN
 from experiments.rlhf.statistics import Fit, Interval, Kind, over_seeds
 from llm.analysis import pages, plots
 from llm.analysis.plots import Series
@@ -51,7 +52,7 @@ def write(out: pathlib.Path, curves: Curves, times: dict[str, tuple[float, float
         'sections': _plots(curves),
         'targets': [f'{target:g}' for target in curves.plan.targets],
         'compared': _compared(curves),
-        'endings': [[name, *map(str, row)] for name, row in findings.endings(curves)],
+        'endings': [[name, *map(str, row[:-1]), f'{row[-1].mean:.1%}'] for name, row in findings.endings(curves)],
         'fits': [_fit_row(name, one) for name, one in findings.fits(curves)],
         'rewards': _reward_rows(curves),
         'responses': _responses(curves),
@@ -120,6 +121,9 @@ def _plots(curves: Curves) -> list[dict[str, Any]]:
     for stage in ('ppo', 'grpo'):
         curve = curves.unpenalised(stage)
         overoptimised.append(_gold_and_proxy(curves, curve, 'rl', f'{stage.upper()}, no KL penalty', per_seed=True))
+    size, curve = curves.grpo_by_size()[1]
+    title = f'GRPO, no KL penalty, {size:,} pairs'
+    overoptimised.append(_gold_and_proxy(curves, curve, 'rl', title, per_seed=True))
     sizes = [(f'{size:,} pairs', curves.best_of_n(size)) for size in plan.sizes]
     ceiling = ('the gold reward', curves.best_of_n_by_gold())
     ensembles = [
@@ -276,26 +280,28 @@ def _responses(curves: Curves) -> dict[str, Any]:
     """Responses to some held-out prompts: the prompts, and rows of (who, [(text, gold)])."""
     _, held_out = wishlist.prompts()
     pool, raw = curves.stages['pool'], curves.stages['reward_models'][str(curves.weak)]['raw']
-    shown = [0, 2, 4]
+    shown = list(SHOWN)
+    best = raw[0, 0, shown, :64].argmax(-1)
     rows = [('SFT', pool['tokens'][0, shown, 0], pool['lengths'][0, shown, 0])]
-    best = raw[0, 0, :, :64].argmax(-1)[shown]
     rows.append(('best of 64, weak model', pool['tokens'][0, shown, best], pool['lengths'][0, shown, best]))
     dpo = curves.stages['dpo']
     for index, beta in enumerate(curves.plan.betas):
         if index in (len(curves.plan.betas) // 2, len(curves.plan.betas) - 1):
-            rows.append((f'DPO, β = {beta:g}', dpo['tokens'][0, index, shown], dpo['lengths'][0, index, shown]))
+            rows.append((f'DPO, β = {beta:g}', dpo['tokens'][0, index], dpo['lengths'][0, index]))
     for stage in ('ppo', 'grpo'):
         tree = curves.stages[stage]
         for arm, coefficient in enumerate(curves.plan.coefficients):
-            if coefficient in (0.0, 0.15):
+            if coefficient == 0 or arm == 1:
                 who = f'{stage.upper()}, {penalty(coefficient)}'
                 for i, seed in enumerate(curves.plan.seeds):
                     if i == 0 or coefficient == 0:  # what is exploited differs from seed to seed
-                        who_else = f', seed {seed}' if i else ''
-                        rows.append((who + who_else, tree['tokens'][i, arm, shown], tree['lengths'][i, arm, shown]))
+                        name = who + (f', seed {seed}' if i else '')
+                        rows.append((name, tree['tokens'][i, arm], tree['lengths'][i, arm]))
     cells = []
     for who, tokens, lengths in rows:
         gold = wishlist.gold_reward(tokens, lengths)
-        cells.append((who, [(wishlist.text(*row), _signed(value)) for *row, value in zip(tokens, lengths, gold)]))
+        cells.append(
+            (who, [(wishlist.text(*row) or '(empty)', _signed(value)) for *row, value in zip(tokens, lengths, gold)])
+        )
     names = lambda prompt: ' '.join(wishlist.NAMES[token] for token in prompt[1:-1])
     return {'prompts': [names(held_out[i]) for i in shown], 'rows': cells}

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments.rlhf import measuring, wishlist
-from experiments.rlhf.plan import Plan
+from experiments.rlhf.plan import SHOWN, Plan
 from experiments.rlhf.reinforcement import Judges, reinforce
 from experiments.rlhf.store import Tree
 from experiments.rlhf.training import initial_parameters, make_config, orders, pick, stack, train
 from llm.config import DPO, GRPO, PPO, SFT, RewardConfig, RewardModel, RolloutConfig
-
-SHOWN = 6  # responses kept of each policy, for people to read
 
 
 def sft(plan: Plan) -> Tree:
@@ -266,8 +264,8 @@ def _look(plan: Plan, policies: Any, references: Any, look: int, judges: Judges 
         'kl': drawn.kl.mean(-1),
         'gold': drawn.gold.mean(-1),
         'ended': np.mean(last == wishlist.EOS, axis=(1, 2)),
-        'tokens': drawn.tokens[:, :SHOWN, 0].astype(np.uint8),
-        'lengths': drawn.lengths[:, :SHOWN, 0],
+        'tokens': drawn.tokens[:, SHOWN, 0].astype(np.uint8),
+        'lengths': drawn.lengths[:, SHOWN, 0],
     }
     if judges is not None:
         seen['proxy'] = judges.score(drawn.tokens, drawn.lengths).mean(-1)

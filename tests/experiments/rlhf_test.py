@@ -225,7 +225,7 @@ def fake_stages(plan, random):
         rise = np.linspace(0, 9, looks)[:, None] * np.linspace(1, 2, arms)[:, None, None]
         curve = lambda values: values + random.normal(0, 0.01, (seeds, arms, looks, prompts))
         ended = np.ones((seeds, arms, looks))
-        last = {'tokens': tokens[:, :arms, :6], 'lengths': np.full((seeds, arms, 6), 9)}
+        last = {'tokens': tokens[:, :arms, :3], 'lengths': np.full((seeds, arms, 3), 9)}
         return {'kl': np.abs(curve(rise)), 'gold': curve(1 - rise / 9), 'proxy': curve(rise / 9), 'ended': ended} | last
 
     betas = len(plan.betas)
@@ -236,8 +236,8 @@ def fake_stages(plan, random):
         'dpo': {
             'kl': np.broadcast_to(np.linspace(0.2, 2, betas)[:, None], (seeds, betas, prompts)),
             'gold': random.normal(1, 0.1, (seeds, betas, prompts)),
-            'tokens': tokens[:, :betas, :6],
-            'lengths': np.full((seeds, betas, 6), 9),
+            'tokens': tokens[:, :betas, :3],
+            'lengths': np.full((seeds, betas, 3), 9),
         },
         'ppo': policies(len(plan.coefficients)),
         'grpo': policies(len(plan.coefficients) + 1),
