@@ -1,8 +1,8 @@
 """What can be checked about an answer without judging it: the reward functions of the embedded tasks.
 
 Each takes `(prompts, completions, **columns)`, as every reward function does (see docs/rlhf.md), and returns a number
-from 0 to 1 for each answer. A prompt is a text, or a conversation that ends with one. `sound` is what preferences are
-made with, and the sum of others; `does_something` and `word_overlap` are not in it, and show whether it was cheated.
+from 0 to 1 for each answer. A prompt is a text, or a conversation that ends with one. `signature` is what preferences
+are made with. The others show what became of all that was not rewarded: a model could learn to leave the body out.
 """
 
 import ast
@@ -24,15 +24,12 @@ def parses(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> 
     return [float(function_in(completion) is not None) for completion in completions]
 
 
-def sound(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
-    """A fifth each for: one function of Python; of the name asked for; with the arguments asked for (spelling, order,
-    kinds and defaults); and, as shares, `uses_arguments` and `known_names`.
+def signature(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
+    """A third each for: the answer is one function of Python; of the name that was asked for; with those arguments.
 
-    All but the first count only in a function that parses. Without the last two, the shortest bodies would be the best.
+    Name and arguments count only in a function that parses: their spelling, order, kinds and defaults.
     """
-    facts = [sum(_facts(*pair)) for pair in zip(prompts, completions)]
-    shares = zip(uses_arguments(prompts, completions), known_names(prompts, completions))
-    return [(fact + sum(share)) / 5 for fact, share in zip(facts, shares)]
+    return [sum(_facts(*pair)) / 3 for pair in zip(prompts, completions)]
 
 
 def as_asked(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
