@@ -147,7 +147,11 @@ def _reward_models(plan: Plan, sft_params: Any, preferences: Tree, pool: Tree, s
 
 
 def dpo(plan: Plan, sft_params: Any, preferences: Tree) -> Tree:
-    """DPO on the smallest data from the SFT models; `see` of the policies, members (betas x seeds)."""
+    """DPO on the smallest data, from the SFT models.
+
+    `kl`, `gold` (seeds, betas, prompts), `ended` (seeds, betas); `tokens`, `lengths` of some responses (seeds, betas,
+    prompts, …).
+    """
     size = plan.sizes[0]
     own = [i for _ in plan.betas for i in range(len(plan.seeds))]
     configs = [
@@ -168,10 +172,10 @@ def dpo(plan: Plan, sft_params: Any, preferences: Tree) -> Tree:
     table['reference_logprobs'] = reference.reshape(table['lengths'].shape)
     table['prompt_lengths'] = np.full_like(table['lengths'], wishlist.PROMPT_LENGTH)
     table = {name: array[own] for name, array in table.items()}
-    params, metrics = train(configs, pick(sft_params, own), table, orders(configs, size))
+    params, _ = train(configs, pick(sft_params, own), table, orders(configs, size))
     seen = _look(plan, params, pick(sft_params, own), look=0)
     shape = lambda x: x.reshape(len(plan.betas), len(plan.seeds), *x.shape[1:]).swapaxes(0, 1)
-    return {name: shape(x) for name, x in seen.items()} | {'accuracy': np.asarray(metrics['rewards/accuracies'])[-1]}
+    return {name: shape(x) for name, x in seen.items()}
 
 
 def ppo(plan: Plan, sft_params: Any, reward_models: Tree) -> Tree:
@@ -226,7 +230,8 @@ def _train_policies(plan, objective, prompts, coefficients, sft_params, judges) 
     """Arms x seeds of policies and what they were like at each look.
 
     `kl`, `gold`, `proxy` (seeds, arms, looks, prompts), the first look before training; `ended` (seeds, arms, looks);
-    `tokens`, `lengths` of some responses at the end (seeds, arms, prompts, …); `rollout_logp_gap` (seeds, arms).
+    `tokens`, `lengths` of some responses at the end (seeds, arms, prompts, …); `sampler_logp_gap` (seeds,
+    arms).
     """
     arms, count = len(coefficients), len(plan.seeds)
     own = [i for _ in range(arms) for i in range(count)]
