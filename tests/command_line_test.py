@@ -13,7 +13,9 @@ from llm.config import Config
 from llm.errors import Interrupted, MachineError, UserError
 from llm.workdir import Workdir
 
-COMMANDS = (*('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize', 'train'),)
+COMMANDS = (
+    *('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize', 'train'),
+)
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
