@@ -15,7 +15,7 @@ from llm.workdir import Workdir
 
 Check = Callable[..., list[float]]
 
-# What is measured, by task. Preferences reward the first two of the functions', and that an answer ends; nothing else.
+# What is measured, by task. Of the functions', the last two are not part of what preferences reward.
 CHECKS: dict[str, dict[str, Check]] = {
     'python_functions': {
         'as asked': task_checks.as_asked,

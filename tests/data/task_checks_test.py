@@ -37,6 +37,8 @@ def test_what_is_asked_for(answer, parses, right):
     assert score('parses', answer) == parses
     assert score('as_asked', answer) == (right == 3)
     assert score('signature', answer) == pytest.approx(right / 3)
+    shares = score('uses_arguments', answer) + score('known_names', answer)
+    assert score('sound', answer) == pytest.approx((right + shares) / 5)
 
 
 def test_the_first_call_in_backquotes_is_what_is_asked_for():
