@@ -3,7 +3,7 @@
 .PHONY: help quickstart test test-all lint format clean
 
 help:
-	@echo 'make quickstart  train a small model on the Python standard library and report (8 minutes at most on two cores)'
+	@echo 'make quickstart  train a small model on the Python standard library, make it an assistant (12 minutes at most on two cores)'
 	@echo 'make test        run the tests, without the slow ones'
 	@echo 'make test-all    run all tests'
 	@echo 'make lint        check format and style, change nothing'
@@ -15,7 +15,15 @@ help:
 quickstart:
 	@sh scripts/setup.sh
 	@.venv/bin/python -m llm train --config configs/quickstart.py --workdir runs/quickstart
+	@.venv/bin/python -m llm train --config configs/quickstart_sft.py --workdir runs/quickstart_sft
+	@test -f runs/quickstart_sft/preferences.jsonl || .venv/bin/python -m llm rank --workdir runs/quickstart_sft \
+		--prompts task:python_functions --reward.function llm.data.task_checks:sound \
+		--reward.missing-eos-penalty 1 --max-prompts 256 --max-prompt-tokens 64 --max-new-tokens 96 \
+		--temperature 0.8 --out runs/quickstart_sft/preferences.jsonl
+	@.venv/bin/python -m llm train --config configs/quickstart_dpo.py --workdir runs/quickstart_dpo
+	@.venv/bin/python -m experiments.assistant
 	@echo "Open $$(pwd)/runs/quickstart/report.html"
+	@echo "Talk with it: .venv/bin/python -m llm chat --workdir runs/quickstart_dpo"
 
 test:
 	@sh scripts/setup.sh test

@@ -17,9 +17,9 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         name='quickstart_dpo',
-        data=DataConfig(corpora=('jsonl:runs/quickstart_preferences.jsonl',), sequence_length=192),
+        data=DataConfig(corpora=('jsonl:runs/quickstart_sft/preferences.jsonl',), sequence_length=192),
         objective=DPO(beta=0.1),
-        optimizer=AdamW(learning_rate=2e-4, weight_decay=0.0),
+        optimizer=AdamW(learning_rate=3e-5, weight_decay=0.0),
         schedule=Linear(horizon=STEPS, warmup=10),
         init_from=InitFromConfig(workdir='runs/quickstart_sft'),
         training=TrainingConfig(steps=STEPS, batch_size=8),

@@ -19,7 +19,7 @@ def get_config() -> Config:
         name='quickstart_sft',
         data=DataConfig(corpora=('task:python_functions', 'task:python_docstrings'), sequence_length=256),
         objective=SFT(vocabulary_chunk=32),
-        optimizer=Muon(learning_rate=0.005, adam_learning_rate=0.005),
+        optimizer=Muon(learning_rate=0.005, adam_learning_rate=0.001),
         schedule=Linear(horizon=STEPS, warmup=20),
         init_from=InitFromConfig(workdir='runs/quickstart'),
         training=TrainingConfig(steps=STEPS, batch_size=8),

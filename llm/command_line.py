@@ -99,14 +99,14 @@ def _run(name: str, arguments: list[str]) -> None:
         return
     program = f'python -m llm {name}'
     if not issubclass(module.Args, Config):
-        module.run(parse(module.Args, arguments, program, module.__doc__))
+        module.run(_parse(module.Args, arguments, program, module.__doc__))
         return
     file, arguments = _config_file(arguments)
     config = load_config(file) if file else Config()
     start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
     about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
-    args = parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
+    args = _parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
     module.run(args, Config(**{name: getattr(args, name) for name in start}))
 
 
@@ -133,7 +133,7 @@ def _tyro_names(arguments: list[str]) -> list[str]:
     return [names.get(argument.replace('-', '_') if ':' in argument else '', argument) for argument in arguments]
 
 
-def parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
+def _parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
     """tyro's parser, with its boxed errors turned into one line."""
     said = io.StringIO()
     try:

@@ -7,7 +7,7 @@ import time
 
 from absl import logging
 
-from llm.config import Config, ModelConfig
+from llm.config import Config, InitFromConfig, ModelConfig
 from llm.environment import code_version, prepare_process, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
@@ -55,6 +55,8 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
         versions = {'jax': jax.__version__, 'code': code_version()}
         model = resolve(config).model
         chosen = {'compute_dtype': model.compute_dtype, 'attention_backend': model.attention_backend}
+        if config.init_from.workdir:
+            chosen['init_from_step'] = _source_step(config.init_from)
         return here | {'data': data} | chosen | versions
     fork = f'fork it into a new workdir with --init-from.workdir {workdir.path} --init-from.continue-step'
     for name, value in here.items():
@@ -89,7 +91,18 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
         model = dataclasses.replace(model, attention_backend=chosen)
     if not choices:
         model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
-    return dataclasses.replace(config, model=model)
+    init_from = config.init_from
+    if init_from.workdir and init_from.step is None and choices:
+        init_from = dataclasses.replace(init_from, step=choices.get('init_from_step'))
+    return dataclasses.replace(config, model=model, init_from=init_from)
+
+
+def _source_step(init_from: InitFromConfig) -> int:
+    """The checkpoint that a run starts from: the newest now, which need not be the newest when the run resumes."""
+    from llm.training.checkpoint import Checkpoints, checked_step
+
+    source = Workdir.open(init_from.workdir)
+    return checked_step(source, Checkpoints(source.checkpoints), init_from.step)
 
 
 def check(config: Config) -> None:

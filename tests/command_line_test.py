@@ -13,7 +13,8 @@ from llm.config import Config
 from llm.errors import Interrupted, MachineError, UserError
 from llm.workdir import Workdir
 
-COMMANDS = (*('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'tokenize', 'train'),)
+COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
+COMMANDS += ('train',)
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
@@ -311,6 +312,7 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'cache': (),
         'chat': ('first answer',),
         'merge': ('--lora.rank',),
+        'rank': ('answers to each prompt',),
         'tokenize': (),
         'compare': (),
     }[command]:

@@ -1,40 +1,41 @@
 """What came of the quickstart's assistant: the three models on prompts from files that none of them has seen.
 
-    python -m experiments.assistant [--runs DIR DIR DIR] [--out FILE]
+    python -m experiments.assistant [--runs DIR ...] [--out FILE]
 
-Prints a table, and writes it as a page with answers side by side. See docs/assistant.md.
+Prints a table, and writes it as a page with answers side by side. docs/assistant.md says what the columns mean.
 """
 
+import argparse
+import pathlib
 import sys
-from dataclasses import dataclass
 
-from llm.command_line import guarded, parse
+from llm.command_line import guarded
 
-
-@dataclass(frozen=True)
-class Args:
-    """`python -m experiments.assistant`."""
-
-    runs: tuple[str, ...] = ('runs/quickstart', 'runs/quickstart_sft', 'runs/quickstart_dpo')  # in their order
-    out: str = 'runs/assistant.html'  # the page
-    prompts: int = 128  # held-out prompts of each task
-    samples: int = 4  # answers to each of them
-    temperature: float = 0.7  # of the answers; what `llm chat` starts with
+RUNS = ('runs/quickstart', 'runs/quickstart_sft', 'runs/quickstart_dpo')
 
 
-def run(args: Args) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='python -m experiments.assistant', description=__doc__.split('\n')[0])
+    parser.add_argument('--runs', nargs='+', default=RUNS, metavar='DIR', help='workdirs, in the order of the table')
+    parser.add_argument(
+        '--out', type=pathlib.Path, default=pathlib.Path('runs/assistant.html'), metavar='FILE', help='the page'
+    )
+    parser.add_argument('--prompts', type=int, default=128, metavar='N', help='most held-out prompts of each task')
+    parser.add_argument('--samples', type=int, default=2, metavar='N', help='answers to each prompt')
+    parser.add_argument('--temperature', type=float, default=0.7, metavar='T', help='of the answers')
+    arguments = parser.parse_args()
+
     from llm import runtime
     from llm.workdir import Workdir
 
-    workdirs = [Workdir.open(path) for path in args.runs]
+    workdirs = [Workdir.open(path) for path in arguments.runs]
     runtime.prepare_host(workdirs[-1])
     from experiments.assistant import measure
 
-    results = measure.measure(workdirs, args.prompts, args.samples, args.temperature)
+    results = measure.measure(workdirs, arguments.prompts, arguments.samples, arguments.temperature)
     print(measure.text_table(results))
-    page = measure.write(results, args.out, args.temperature)
-    print(f'\nOpen {page}')
+    print(f'\nOpen {measure.write(results, arguments.out, arguments.temperature).absolute()}')
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: run(parse(Args, sys.argv[1:], 'python -m experiments.assistant', __doc__)), debug=False))
+    sys.exit(guarded(main, debug=False))

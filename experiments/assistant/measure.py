@@ -1,8 +1,9 @@
 """The same held-out prompts for every model, and for scale the library's own answers to them."""
 
 import pathlib
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,20 +15,22 @@ from llm.workdir import Workdir
 
 Check = Callable[..., list[float]]
 
-# What is measured, by task. The first of the functions' is what preferences reward; what they do not reward comes last.
+# What is measured, by task. Of the functions', the last two are not part of what preferences reward.
 CHECKS: dict[str, dict[str, Check]] = {
     'python_functions': {
         'as asked': task_checks.as_asked,
         'parses': task_checks.parses,
-        'does something': task_checks.does_something,
         'uses its arguments': task_checks.uses_arguments,
         'knows its names': task_checks.known_names,
+        'does something': task_checks.does_something,
+        'word overlap': task_checks.word_overlap,
     },
     'python_docstrings': {'word overlap': task_checks.word_overlap},
 }
-LONGEST = {'python_functions': 96, 'python_docstrings': 48}  # tokens of an answer
+LONGEST = {'python_functions': 96, 'python_docstrings': 48, 'python_bodies': 96}  # tokens of an answer
 SHOWN = 8  # prompts whose answers the page shows
 REFERENCE = "the library's own"
+CONTINUING = 'given the `def`'  # asked as a model is asked that only continues texts
 
 
 class Measured(NamedTuple):
@@ -38,46 +41,67 @@ class Measured(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Everything the page shows.
+    """Everything the page shows, by task.
 
     Attributes:
-        models: names, in their order; the last is the library itself.
-        measured: by task, for each of `models`.
-        samples: by task: prompt, and the first answer of each of `models`.
-        prompts: how many, by task.
+        measured: what each model reached, by its name, in order.
+        samples: prompts, and an answer of each model.
+        prompts: how many there were.
     """
 
-    models: list[str]
-    measured: dict[str, list[Measured]]
-    samples: dict[str, list[tuple[str, list[str]]]]
+    measured: dict[str, dict[str, Measured]]
+    samples: dict[str, list[tuple[str, dict[str, str]]]]
     prompts: dict[str, int]
 
 
 def measure(workdirs: Sequence[Workdir], prompts: int, samples: int, temperature: float) -> Results:
     """Draws and checks the answers. Prompts that also occur among those of training are left out."""
-    results = Results([*(workdir.path.name for workdir in workdirs), REFERENCE], {}, {}, {})
+
+    def draw(workdir, task, reward):
+        return draw_answers(
+            workdir,
+            f'task:{task}',
+            RolloutConfig(samples_per_prompt=samples, max_new_tokens=LONGEST[task], temperature=temperature),
+            RewardConfig(function=f'llm.data.task_checks:{reward.__name__}'),
+            held_out=True,
+            only_new=True,
+            max_prompts=prompts,
+        )
+
+    results = Results({}, {}, {})
     for task, checks in CHECKS.items():
-        drawn = [
-            draw_answers(
-                workdir,
-                f'task:{task}',
-                RolloutConfig(samples_per_prompt=samples, max_new_tokens=LONGEST[task], temperature=temperature),
-                RewardConfig(function=f'llm.data.task_checks:{next(iter(checks.values())).__name__}'),
-                held_out=True,
-                only_new=True,
-                max_prompts=prompts,
-            )
-            for workdir in workdirs
-        ]
-        own = [row[-1]['content'] for row in drawn[0].columns['completion']]
-        reference = drawn[0]._replace(texts=[[text] for text in own], ended=np.ones((len(own), 1), bool))
-        results.measured[task] = [check_all(answers, checks) for answers in (*drawn, reference)]
+        reward = next(iter(checks.values()))
+        drawn = {workdir.path.name: draw(workdir, task, reward) for workdir in workdirs}
+        first = next(iter(drawn.values()))
+        own = [row[-1]['content'] for row in first.columns['completion']]
+        drawn[REFERENCE] = first._replace(texts=[[text] for text in own], ended=np.ones((len(own), 1), bool))
         results.prompts[task] = len(own)
         results.samples[task] = [
-            (drawn[0].prompts[i][-1]['content'], [*(answers.texts[i][0] for answers in drawn), own[i]])
+            (first.prompts[i][-1]['content'], {name: answers.texts[i][0] for name, answers in drawn.items()})
             for i in range(0, len(own), -(-len(own) // SHOWN))
         ]
+        if task == 'python_functions':
+            begun = continued(draw(workdirs[0], 'python_bodies', task_checks.word_overlap))
+            drawn = {f'{workdirs[0].path.name}, {CONTINUING}': begun, **drawn}
+        results.measured[task] = {name: check_all(answers, checks) for name, answers in drawn.items()}
     return results
+
+
+def continued(drawn: Answers) -> Answers:
+    """What a model wrote after the beginning of a function, as answers to the question for that function.
+
+    The function ends before the first line that is not indented.
+    """
+    prompts, texts, ended = [], [], drawn.ended.copy()
+    for i, (start, continuations) in enumerate(zip(drawn.prompts, drawn.texts)):
+        signature = start.split('\n')[0]
+        prompts.append(f'`{signature.removeprefix("def ").partition(" -> ")[0].removesuffix(":")}`')
+        texts.append([])
+        for j, text in enumerate(continuations):
+            body = re.split(r'^(?=[^\s])', text, maxsplit=1, flags=re.MULTILINE)
+            ended[i, j] |= len(body) > 1
+            texts[-1].append(f'{signature}\n{body[0]}'.rstrip())
+    return drawn._replace(prompts=prompts, texts=texts, ended=ended)
 
 
 def check_all(answers: Answers, checks: dict[str, Check]) -> Measured:
@@ -101,14 +125,15 @@ def check_all(answers: Answers, checks: dict[str, Check]) -> Measured:
 
 def table(results: Results, task: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a task's table."""
-    names = list(results.measured[task][0].means)
-    shown = lambda m, name: (
-        f'{m.means[name]:.1f}' if name == 'lines' else f'{100 * m.means[name]:.1f} ± {100 * m.errors[name]:.1f}'
-    )
-    rows = [
-        [model, *(shown(measured, name) for name in names)]
-        for model, measured in zip(results.models, results.measured[task])
-    ]
+    measured = results.measured[task]
+    names = list(next(iter(measured.values())).means)
+
+    def shown(m, name):
+        if name == 'lines':
+            return f'{m.means[name]:.1f}'
+        return f'{100 * m.means[name]:.1f} ± {100 * m.errors[name]:.1f}'
+
+    rows = [[model, *(shown(m, name) for name in names)] for model, m in measured.items()]
     return ['', *(name if name == 'lines' else f'{name}, %' for name in names)], rows
 
 
@@ -120,7 +145,7 @@ def text_table(results: Results) -> str:
     return '\n\n'.join(parts)
 
 
-def write(results: Results, out: str, temperature: float) -> pathlib.Path:
+def write(results: Results, path: pathlib.Path, temperature: float) -> pathlib.Path:
     """Writes the page."""
     tasks = [
         {
@@ -131,7 +156,6 @@ def write(results: Results, out: str, temperature: float) -> pathlib.Path:
         }
         for task in results.measured
     ]
-    path = pathlib.Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    context: dict[str, Any] = {'models': results.models, 'tasks': tasks, 'temperature': temperature}
+    context = {'tasks': tasks, 'temperature': temperature}
     return pages.write_page('page.html.j2', path, context, folder=pathlib.Path(__file__).parent)

@@ -9,8 +9,8 @@ rollout: seconds per token drawn): above 1, ours is faster. The best variant is 
 anything is timed, both sides train from the same parameters in float32, and losses and norms of gradients must agree.
 The result is a table, one JSON file and one Markdown file.
 
-Ours does more: a GRPO step scores the responses again before it learns from them, and measures the sampler's rounding,
-which TRL's does not at one update per rollout; and a rollout of ours reports the log-probabilities of what it drew.
+Waiting threads sleep on TRL's side (`--active` lets them spin, OpenMP's default): on a machine that does other work
+spinning costs several times the step, on an idle one it gains little.
 """
 
 import argparse
@@ -49,8 +49,10 @@ def start(name: str, shape: dict, arguments) -> Child:
     if name in OURS:
         script = str(HERE / 'glassbox_post_training.py')
         return Child([sys.executable, script, '--settings', json.dumps(OURS[name] | arguments.settings), *common])
-    offline = {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': str(arguments.threads)}
-    return Child([arguments.trl_python, str(HERE / 'trl_post_training.py'), *TRL[name], *common], offline)
+    environment = {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': str(arguments.threads)}
+    if not arguments.active:
+        environment |= {'OMP_WAIT_POLICY': 'PASSIVE', 'GOMP_SPINCOUNT': '0'}
+    return Child([arguments.trl_python, str(HERE / 'trl_post_training.py'), *TRL[name], *common], environment)
 
 
 def same_training(shape: dict, arguments) -> dict:
@@ -92,7 +94,7 @@ def measure(shape: dict, arguments) -> dict:
         for name in [name for name in children if runs(name, job)]:
             try:
                 children[name].ask(f'time {job} 1')  # compiles
-                pace[name] = children[name].ask(f'time {job} 1')['seconds'][0]
+                pace[name] = min(children[name].ask(f'time {job} 2')['seconds'])
             except RuntimeError as error:
                 missing[f'{name}, {job}'] = str(error)
                 del children[name]
@@ -105,7 +107,8 @@ def measure(shape: dict, arguments) -> dict:
         for _ in range(arguments.rounds):
             turn = {}
             for name, number in steps.items():
-                children[name].ask(f'time {job} 1')  # its data and its threads come back
+                if number > 1:
+                    children[name].ask(f'time {job} 1')  # its data and its threads come back
                 answer = children[name].ask(f'time {job} {number}')
                 each = answer['tokens'] / number or 1
                 turn[name] = {
@@ -147,7 +150,7 @@ def as_markdown(report: dict) -> str:
             unit = 'tokens/s' if job == 'rollout' else 'steps/s'
             lines += [f'| {JOBS[job]} | ms (median) | fastest | CPU ms | {unit} |', '|---|---|---|---|---|']
             for side, row in found['rows'].items():
-                times = ' | '.join(f'{1e3 * row[key]:,.0f}' for key in ('seconds', 'fastest', 'cpu_seconds'))
+                times = ' | '.join(f'{1e3 * row[key]:,.1f}' for key in ('seconds', 'fastest', 'cpu_seconds'))
                 lines.append(f'| {side} | {times} | {row["per_second"]:,.{0 if job == "rollout" else 2}f} |')
             interval = f'{found["low"]:.2f} to {found["high"]:.2f}'
             lines += ['', f'**{found["ratio"]:.2f}** ({interval}): {found["ours"]} against {found["TRL"]}; of the']
@@ -161,10 +164,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--trl-python', required=True, help='the Python of the environment of requirements-trl.txt')
     parser.add_argument('--out', type=Path, required=True, help='folder for against_trl.json and .md')
-    parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES))
+    parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=['tiny', 'small'])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--seconds', type=float, default=1.0, help='length of one turn; at least one step is made')
     parser.add_argument('--threads', type=int, default=os.cpu_count())
+    parser.add_argument('--active', action='store_true', help="TRL's idle threads spin, as on an idle machine they may")
     parser.add_argument('--settings', type=json.loads, default={}, help='fields of our ModelConfig to change, as JSON')
     arguments = parser.parse_args()
     report = {'machine': machine() | {'threads': arguments.threads}, 'shapes': {}}

@@ -3,11 +3,12 @@
 import numpy as np
 
 SHAPES = {
-    'small': {'vocabulary': 512, 'layers': 4, 'width': 128, 'heads': 4, 'hidden': 352},
-    'large': {'vocabulary': 4096, 'layers': 6, 'width': 384, 'heads': 6, 'hidden': 1024},
+    'tiny': {'vocabulary': 64, 'layers': 2, 'width': 64, 'heads': 4, 'hidden': 176, 'prompt': 8, 'response': 24},
+    'small': {'vocabulary': 512, 'layers': 4, 'width': 128, 'heads': 4, 'hidden': 352, 'prompt': 32, 'response': 96},
+    'medium': {'vocabulary': 4096, 'layers': 4, 'width': 192, 'heads': 4, 'hidden': 512, 'prompt': 64, 'response': 192},
 }
 for shape in SHAPES.values():
-    shape |= {'prompt': 32, 'response': 96, 'pairs': 16, 'prompts': 8, 'samples': 8}
+    shape |= {'pairs': 16, 'prompts': 8, 'samples': 8}
 RATES = {'learning_rate': 1e-3, 'weight_decay': 0.1, 'b1': 0.9, 'b2': 0.95, 'epsilon': 1e-8, 'clip_norm': 1.0}
 BETA = 0.1
 PAD, EOS, FIRST = 0, 2, 3  # ids from FIRST on are drawn

@@ -20,7 +20,6 @@ TEXT = (
 )
 POLICY = (
     Measure('reward', 'held-out reward', '{:.3f}', 'mean per response'),
-    Measure('kl', 'KL to the start', '{:.3f}', 'nats per response'),
     Measure('eos_rate', 'responses that end', '{:.1%}', 'within the longest length'),
     Measure('completions/mean_length', 'response length', '{:.1f}', 'tokens'),
 )
@@ -58,7 +57,7 @@ PLOTS |= dict.fromkeys(
     ('ppo', 'grpo', 'rloo'),
     (
         ('Reward', 'mean per response', ('reward',)),
-        ('KL to the start', 'nats per response', ('kl',)),
+        ('KL to the start', 'nats per response', ('objective/kl',)),
         ('Entropy', 'nats per token', ('entropy',)),
         ('Response length', 'tokens', ('completions/mean_length', 'completions/max_length')),
         ('Responses that end', 'fraction', ('eos_rate',)),

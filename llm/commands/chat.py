@@ -58,8 +58,9 @@ def run(args: Args) -> None:
     sampling = _sampling(args)
     generator = load_generator(workdir, args.step, args.ema, STOP_IDS)
     conversation = Conversation(generator, sampling, max_new_tokens=args.max_new_tokens, system=args.system)
-    if workdir.config().objective.kind == 'next_token':
-        _tell(f'{args.workdir} has learned to continue texts, not to answer: expect anything')
+    learned = {'next_token': 'to continue texts', 'reward_model': 'to judge answers'}
+    if (kind := workdir.config().objective.kind) in learned:
+        _tell(f'{args.workdir} has learned {learned[kind]}, not to answer: expect anything')
     _talk(conversation, sys.stdin.isatty())
 
 

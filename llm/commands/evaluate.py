@@ -1,4 +1,4 @@
-"""Measure a checkpoint on all held-out text: loss, perplexity, bits per byte."""
+"""Measure a checkpoint on all held-out data: loss and bits per byte, accuracy of preferences, or reward."""
 
 import json
 import pathlib

@@ -44,6 +44,8 @@ def run(args: Args) -> None:
     for name in ('max_prompts', 'max_prompt_tokens'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name)}; ask for at least 1')
+    if args.seed < 0:
+        raise UserError(f'--seed is {args.seed}; it must be at least 0')
     try:
         rolled = RolloutConfig(args.samples, args.max_new_tokens, args.temperature)
     except ValueError as error:

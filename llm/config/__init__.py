@@ -129,6 +129,20 @@ class Config:
         if not isinstance(objective, NextToken | SFT):
             require(self.parallel.context == 1, 'parallel.context', self.parallel.context, f'1 with objective {kind}')
             require(self.model.dropout == 0, 'model.dropout', self.model.dropout, f'0 with objective {kind}')
+        if isinstance(objective, DPO) and objective.loss == 'ipo':
+            require(
+                not objective.length_normalized,
+                'objective.length_normalized',
+                objective.length_normalized,
+                'False with objective.loss ipo, which is always per token',
+            )
+        if isinstance(objective, PPO) and objective.kl_target is not None:
+            require(
+                objective.kl_coefficient > 0,
+                'objective.kl_coefficient',
+                objective.kl_coefficient,
+                'positive with objective.kl_target: it is what is adapted, by factors',
+            )
         if isinstance(objective, Online):
             rollout, reward = objective.rollout, objective.reward
             require(

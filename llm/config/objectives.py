@@ -1,6 +1,7 @@
 """What is minimised: one dataclass per stage of training."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +14,8 @@ def _check_ranges(objective) -> None:
     require_choices(name, objective)
     for f in dataclasses.fields(objective):
         value = getattr(objective, f.name)
+        if isinstance(value, float):
+            require(math.isfinite(value), f'{name}.{f.name}', value, 'a finite number')
         if f.name in ('z_loss', 'vocabulary_chunk', 'centring', 'margin_scale', 'kl_coefficient', 'value_coefficient'):
             require(value >= 0, f'{name}.{f.name}', value, 'at least 0')
         elif f.name == 'label_smoothing':
@@ -88,7 +91,8 @@ class RolloutConfig:
     def __post_init__(self):
         for name in ('samples_per_prompt', 'max_new_tokens', 'epochs', 'minibatches'):
             require(getattr(self, name) >= 1, f'objective.rollout.{name}', getattr(self, name), 'at least 1')
-        require(self.temperature > 0, 'objective.rollout.temperature', self.temperature, 'positive')
+        temperature = self.temperature
+        require(0 < temperature < math.inf, 'objective.rollout.temperature', temperature, 'positive and finite')
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,9 @@ class RewardConfig:
             self.function,
             'FILE.py:NAME or MODULE:NAME',
         )
-        require(
-            self.missing_eos_penalty >= 0,
-            'objective.reward.missing_eos_penalty',
-            self.missing_eos_penalty,
-            'at least 0',
-        )
+        weight, penalty = self.function_weight, self.missing_eos_penalty
+        require(math.isfinite(weight), 'objective.reward.function_weight', weight, 'a finite number')
+        require(0 <= penalty < math.inf, 'objective.reward.missing_eos_penalty', penalty, 'at least 0, and finite')
 
 
 @dataclass(frozen=True)

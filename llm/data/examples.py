@@ -63,12 +63,13 @@ class Examples:
         return digest.hexdigest()
 
 
-def prepare_examples(config: Config, tokenizer: Tokenizer) -> Examples:
+def prepare_examples(config: Config, tokenizer: Tokenizer, needs_held_out: bool = True) -> Examples:
     """Makes the examples of a config ready.
 
     Args:
         config: `data.corpora` names the rows; `objective` says what they are.
         tokenizer: the model's.
+        needs_held_out: whether there must be some to measure on.
 
     Raises:
         UserError: if a source is missing or empty, has a row that is wrong, has nothing to train on, or if nothing is
@@ -94,7 +95,7 @@ def prepare_examples(config: Config, tokenizer: Tokenizer) -> Examples:
         train.append(sides[0])
         held_out.append(sides[1])
         sources.append({'source': source, 'train': len(sides[0]), 'held_out': len(sides[1]), 'dropped': dict(dropped)})
-    if not any(held_out):
+    if needs_held_out and not any(held_out):
         raise UserError(
             f'none of the {sum(map(len, train))} examples is held out: a hash of its place chooses one row in '
             f'{split.HELD_OUT_ONE_IN}; give more rows'

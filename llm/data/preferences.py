@@ -3,7 +3,8 @@
     {"prompt": "text", "chosen": "text", "rejected": "text"}              plain, no roles; "margin": number is an option
     {"prompt": [messages], "chosen": [message], "rejected": [message]}    a conversation and two ways to answer
     {"chosen": ..., "rejected": ...}                                      the prompt is how both begin
-    {"prompt": ..., "responses": [best, ..., worst]}                      "scores": [numbers] is an option
+    {"prompt": ..., "responses": [best, ..., worst]}                      "scores": [numbers] is an option, and
+                                                                          "ended": [booleans], false where one was cut
 
 Every response has a score, and only differences count: 1 and 0 for a pair, or its margin and 0; k - 1 down to 0 for a
 ranking of k, or its scores. Responses of the same score are not compared.
@@ -34,6 +35,7 @@ class Ranked(NamedTuple):
     prompt: str | list[chat.Message]
     responses: list[str]  # what the assistant says, if the prompt is a conversation
     scores: list[float]
+    ended: list[bool]  # False for a response that was cut when it was drawn: it gets no <eos>
 
 
 class Preference(NamedTuple):
@@ -65,6 +67,9 @@ def parse(fields: dict[str, Any]) -> Ranked:
             problems.append(f'scores must be {len(responses)} finite numbers, one per response')
         elif any(a < b for a, b in itertools.pairwise(scores)):
             problems.append('scores must not rise: the best response comes first')
+        ended = fields.get('ended', [True] * len(responses))
+        if not isinstance(ended, list) or len(ended) != len(responses) or not all(type(e) is bool for e in ended):
+            problems.append(f'ended must be {len(responses)} times true or false, one per response')
         if 'prompt' not in fields:
             problems.append('it has no prompt')
         if problems:
@@ -76,6 +81,7 @@ def parse(fields: dict[str, Any]) -> Ranked:
         margin = fields.get('margin')
         if margin is not None and not (_is_number(margin) and margin >= 0):
             raise BadRow(f'its margin is {margin!r}; it must be a number of at least 0')
+        ended = [True, True]
         scores = [1.0 if margin is None else max(float(margin), _NO_MARGIN), 0.0]
         prompt, responses = fields.get('prompt'), [fields['chosen'], fields['rejected']]
         whole = isinstance(prompt, str) and all(isinstance(response, list) for response in responses)
@@ -84,7 +90,11 @@ def parse(fields: dict[str, Any]) -> Ranked:
             prompt, responses = _common_start(*responses)
             if whole and not any(isinstance(m, dict) and m.get('content') == text for m in prompt):
                 raise BadRow('the prompt is a text, and not one of the messages that chosen and rejected begin with')
-    return Ranked(prompt, _texts(prompt, responses), [float(score) for score in scores])
+    with np.errstate(over='ignore'):
+        scores = [float(np.float32(score)) for score in scores]  # as they are stored, so that ties are seen
+    if not all(map(math.isfinite, scores)):
+        raise BadRow('its scores are too large; keep them below 1e38')
+    return Ranked(prompt, _texts(prompt, responses), scores, ended)
 
 
 def _is_number(value: Any) -> bool:
@@ -140,7 +150,7 @@ class PreferenceReader:
         Raises:
             BadRow: see `parse`.
         """
-        prompt, responses, scores = parse(fields)
+        prompt, responses, scores, ended = parse(fields)
         self.noted['more_in_messages'] += not isinstance(prompt, str) and chat.has_more(prompt)
         first = {text: i for i, text in reversed(list(enumerate(responses)))}
         if len(first) < len(responses):
@@ -148,7 +158,7 @@ class PreferenceReader:
                 return self._drop('responses_equal')
             self.noted['responses_equal'] += 1
         kept = sorted(first.values())
-        encoded = [self._encode(prompt, responses[i]) for i in kept]
+        encoded = [self._encode(prompt, responses[i], ended[i]) for i in kept]
         tokens, lengths = [ids[: self._length] for ids, _ in encoded], [length for _, length in encoded]
         scores = [scores[i] for i in kept]
         if any(len(ids) <= length for ids, length in zip(tokens, lengths)):
@@ -171,8 +181,12 @@ class PreferenceReader:
         self.dropped[reason] += 1
         return []
 
-    def _encode(self, prompt: str | list[chat.Message], response: str) -> tuple[list[int], int]:
+    def _encode(self, prompt: str | list[chat.Message], response: str, ended: bool) -> tuple[list[int], int]:
         """The ids of both, and how many are the prompt's."""
+        ids, length = self._encode_ended(prompt, response)
+        return (ids if ended else ids[:-1]), length
+
+    def _encode_ended(self, prompt: str | list[chat.Message], response: str) -> tuple[list[int], int]:
         if isinstance(prompt, str):
             ids, length, whole = chat.encode_completion(self._tokenizer, prompt, response)
             self.noted['prompt_not_a_prefix'] += not whole

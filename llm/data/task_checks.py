@@ -1,9 +1,8 @@
 """What can be checked about an answer without judging it: the reward functions of the embedded tasks.
 
 Each takes `(prompts, completions, **columns)`, as every reward function does (see docs/rlhf.md), and returns a number
-from 0 to 1 for each answer. A prompt is a text, or a conversation that ends with one. `signature` is what preferences
-are made with. The others are there to see what became of the answers that nobody asked about: a model that is rewarded
-for signatures could learn to leave the body out.
+from 0 to 1 for each answer. A prompt is a text, or a conversation that ends with one. The assistant's preferences are
+made with `sound`. `signature` is what comes to mind first, and can be cheated by leaving the body out.
 """
 
 import ast
@@ -31,6 +30,13 @@ def signature(prompts: Sequence[Prompt], completions: Sequence[str], **columns) 
     Name and arguments count only in a function that parses: their spelling, order, kinds and defaults.
     """
     return [sum(_facts(*pair)) / 3 for pair in zip(prompts, completions)]
+
+
+def sound(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:
+    """A fifth each for the three of `signature`, for `uses_arguments` and for `known_names`."""
+    facts = [sum(_facts(*pair)) for pair in zip(prompts, completions)]
+    shares = zip(uses_arguments(prompts, completions), known_names(prompts, completions))
+    return [(fact + sum(share)) / 5 for fact, share in zip(facts, shares)]
 
 
 def as_asked(prompts: Sequence[Prompt], completions: Sequence[str], **columns) -> list[float]:

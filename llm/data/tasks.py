@@ -6,6 +6,7 @@ machine, and a row is held out where pretraining on `python_stdlib` holds out th
 
     python_functions    write the function with this signature, which does this
     python_docstrings   say in a sentence what this function does
+    python_bodies       the same functions as plain texts, without roles: go on after signature and docstring
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,14 @@ def _python_docstrings() -> Iterator[Row]:
     return tasks_python.docstrings()
 
 
+def _python_bodies() -> Iterator[Row]:
+    from llm.data import tasks_python
+
+    return tasks_python.bodies()
+
+
 TASKS: dict[str, Callable[[], Iterator[Row]]] = {
     'python_functions': _python_functions,
     'python_docstrings': _python_docstrings,
+    'python_bodies': _python_bodies,
 }

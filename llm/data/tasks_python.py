@@ -52,6 +52,14 @@ def docstrings() -> Iterator[dict[str, Any]]:
             yield _row(function, describe_prompt(function.code), function.description)
 
 
+def bodies() -> Iterator[dict[str, Any]]:
+    """The task `python_bodies`."""
+    for function in library():
+        head, body = function.code.split('\n', 1)
+        docstring = f'{_INDENT}"""{function.description}"""\n' if function.description else ''
+        yield {'identity': function.file, 'prompt': f'{head}\n{docstring}', 'completion': body + '\n'}
+
+
 def write_prompt(signature: str, description: str) -> str:
     """What a user says who wants a function."""
     return f'Write a Python function `{signature}`' + (f': {description}' if description else '.')
@@ -103,16 +111,20 @@ def functions_of(source: bytes, file: str) -> Iterator[Function]:
 
 
 def _code(node: ast.FunctionDef, signature: str, lines: list[str]) -> str | None:
-    """The function's source, or None if there is no body or it cannot be moved to the left margin."""
+    """The function's source, or None if it is too long, has no body or cannot be moved to the left margin."""
     documented = ast.get_docstring(node, clean=False) is not None
     body = node.body[1:] if documented else node.body
-    if not body or any(isinstance(inner, ast.FunctionDef | ast.ClassDef) for part in body for inner in ast.walk(part)):
+    if not body:
         return None
     after = node.body[0].end_lineno if documented else None  # comments behind the docstring belong to the body
     start = after if after is not None else body[0].lineno - 1
     returns = f' -> {ast.unparse(node.returns)}' if node.returns else ''
     text = textwrap.dedent(''.join(lines[start : node.end_lineno]))
     code = f'def {signature}{returns}:\n' + textwrap.indent(text, _INDENT).strip('\n').rstrip()
+    if len(code) > LONGEST:
+        return None
+    if any(isinstance(inner, ast.FunctionDef | ast.ClassDef) for part in body for inner in ast.walk(part)):
+        return None
     try:
         (moved,) = ast.parse(code).body
     except (SyntaxError, ValueError):  # the body began on the line of the `def`

@@ -45,11 +45,6 @@ def hyperparameters(config: PPO | GRPO | RLOO) -> Hyperparameters:
     return Hyperparameters(**numbers)
 
 
-def init_value_head(width: int) -> dict[str, Array]:
-    """`params['value_head']`: a kernel (width, 1) that starts at 0, so that every state is worth 0."""
-    return {'kernel': jnp.zeros((width, 1), jnp.float32)}
-
-
 def token_values(params: Any, hidden: Float[Array, 'rows length width']) -> Float[Array, 'rows length']:
     """The value of the state before each token: the head on the hidden vector of the token before; 0 at t = 0."""
     kernel = params['value_head']['kernel'].astype(hidden.dtype)
@@ -64,8 +59,10 @@ def make_loss(config: PPO | GRPO | RLOO, model: Transformer, hyper: Hyperparamet
         `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. There is no dropout. `batch`, of rows and columns
         as `llm.objectives.log_probs` aligns them: `tokens` (rows, length), `prompt_lengths` and `lengths` (rows,),
         `advantages` and `old_logprobs` (rows, length) float32. `reference_logprobs` (rows, length) for a KL in GRPO's
-        loss (for the others it adds the metric). PPO: `old_values` and `returns` (rows, length). GRPO with `dapo`:
-        `row_tokens` (rows,) float32, response tokens of the whole rollout over its rows. A row of length 0 is padding.
+        loss (for the others it adds the metric). Without `old_logprobs` the old policy is this one, before its only
+        update; `sampler_logprobs` (rows, length) add the metric `sampler_logp_gap`, the largest difference. PPO:
+        `old_values` and `returns` (rows, length). GRPO with `dapo`: `row_tokens` (rows,) float32, response tokens of
+        the whole rollout over its rows. A row of length 0 is padding.
 
         `metrics`: `loss`, `entropy`, `clip_ratio` (share of ratios that the clip took the gradient from),
         `policy/approxkl`, `val/ratio`, with a reference `kl`, and for PPO `value/loss` and `value/clipfrac`; per token,
@@ -87,12 +84,16 @@ def make_loss(config: PPO | GRPO | RLOO, model: Transformer, hyper: Hyperparamet
         # 0 outside the response before anything is computed: nothing can overflow on its way to being left out.
         inside = lambda x: jnp.where(mask, x.astype(dtype), jnp.zeros((), dtype))
         logprobs, advantages = inside(scored.logprobs), inside(batch['advantages'])
-        log_ratio = logprobs - inside(batch['old_logprobs'])
+        alone = 'old_logprobs' not in batch
+        log_ratio = logprobs - (jax.lax.stop_gradient(logprobs) if alone else inside(batch['old_logprobs']))
         in_tokens = jnp.sum(mask, dtype=dtype)
         in_rows = jnp.sum(jnp.any(mask, axis=1), dtype=dtype)
         of_tokens = lambda x: (jnp.sum(masked_sum(x, mask)), in_tokens)
 
         metrics = {'entropy': of_tokens(scored.entropy)}
+        if 'sampler_logprobs' in batch:
+            gap = jnp.max(jnp.abs(logprobs - inside(batch['sampler_logprobs'])))
+            metrics['sampler_logp_gap'] = gap, jnp.ones_like(gap)
         divergence = None
         if 'reference_logprobs' in batch or (isinstance(config, GRPO) and config.kl_coefficient > 0):
             estimator = config.kl_estimator if isinstance(config, GRPO) else 'k3'

@@ -27,11 +27,6 @@ def hyperparameters(config: RewardModel) -> Hyperparameters:
     return Hyperparameters(jnp.float32(config.margin_scale), jnp.float32(config.centring))
 
 
-def init_reward_head(width: int, key: Array) -> dict[str, Array]:
-    """`params['reward_head']`: a kernel (width, 1) of standard deviation 1 / sqrt(width + 1) (Stiennon et al. 2020)."""
-    return {'kernel': jax.random.normal(key, (width, 1), jnp.float32) / (width + 1) ** 0.5}
-
-
 def rewards(
     model: Transformer, params: Any, tokens: Int[Array, 'rows length'], lengths: Int[Array, 'rows']
 ) -> Float[Array, 'rows']:

@@ -99,7 +99,7 @@ def draw_answers(
         parallel=ParallelConfig(),
     )
     tokenizer = Tokenizer.load(workdir.tokenizer_file)
-    prepared = prepare_examples(config, tokenizer)
+    prepared = prepare_examples(config, tokenizer, needs_held_out=held_out)
     table = prepared.held_out if held_out else prepared.train
     chosen = np.arange(len(table))
     if held_out and only_new:
@@ -107,6 +107,8 @@ def draw_answers(
         chosen = np.array(
             [i for i, prompt in enumerate(table.columns(chosen)['prompts']) if json.dumps(prompt) not in trained]
         )
+    if not len(chosen):
+        raise UserError(f'{source}: no prompt is left; every held-out one is also among those of training')
     if max_prompts is not None and max_prompts < len(chosen):
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_prompts, replace=False))
     _, params = load_params(workdir, step, ema)
@@ -145,18 +147,21 @@ def draw_answers(
 def rankings(answers: Answers) -> list[dict[str, Any]]:
     """The answers to each prompt, best first, as rows that DPO and reward models learn from (see docs/chat.md).
 
-    A text that was drawn twice stands once. Prompts whose answers all have the same score are left out: they say
-    nothing about which answer is better.
+    A text that was drawn twice stands once; one that was cut says so, and is learned from without an <eos>. Prompts
+    whose answers all have the same score are left out: they say nothing about which answer is better.
     """
     rows = []
-    for prompt, texts, scores in zip(answers.prompts, answers.texts, answers.scores.tolist()):
-        best: dict[str, float] = {}  # a text that was cut has another score than the same one that ended
-        for text, score in sorted(zip(texts, scores), key=lambda pair: -pair[1]):
-            best.setdefault(text, score)
-        if len(set(best.values())) < 2:
+    columns = (answers.prompts, answers.texts, answers.scores.tolist(), answers.ended.tolist())
+    for prompt, texts, scores, ended in zip(*columns):
+        best: dict[str, tuple[float, bool]] = {}
+        for text, score, whole in sorted(zip(texts, scores, ended), key=lambda drawn: -drawn[1]):
+            best.setdefault(text, (score, whole))
+        scores, ended = map(list, zip(*best.values()))
+        if len(set(scores)) < 2:
             continue
         responses = [text if isinstance(prompt, str) else [{'role': 'assistant', 'content': text}] for text in best]
-        rows.append({'prompt': prompt, 'responses': responses, 'scores': list(best.values())})
+        cut = {} if all(ended) else {'ended': ended}
+        rows.append({'prompt': prompt, 'responses': responses, 'scores': scores} | cut)
     return rows
 
 

@@ -16,6 +16,7 @@ from llm.training.initialize import begin
 from llm.training.reference import attach_reference, needs_reference
 from llm.training.stages import load_data, make_step
 from llm.training.train_state import placed_state
+from llm.training.train_step import full_params
 from llm.workdir import Workdir
 
 
@@ -55,6 +56,8 @@ def evaluate_checkpoint(
         if batch_size < 1:
             raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=batch_size))
+    if batch_size is not None and isinstance(config.objective, Online):
+        raise UserError('--batch-size is for held-out rows, and this run is measured in rollouts; leave it out')
     if stride is not None and not isinstance(config.objective, NextToken):
         raise UserError('--stride is for documents, and this run learned from examples; leave it out')
     if stride is not None and not 1 <= stride <= config.data.sequence_length:
@@ -66,7 +69,12 @@ def evaluate_checkpoint(
     data = load_data(config, tokenizer)
     placed = placed_state(config, mesh)
     if needs_reference(config):
-        attach_reference(config, workdir, data, mesh, lambda: begin(config, placed)[0].params)
+
+        def first_params():
+            state = begin(config, placed)[0]
+            return full_params(config, state.params, state.frozen)
+
+        attach_reference(config, workdir, data, mesh, first_params)
     evaluator = make_evaluator(config, data, mesh, make_step(config, mesh, placed, data))
     params = jax.device_put(params, mesh_lib.replicated(mesh))
     measured = evaluator.measure(params, **({} if stride is None else {'stride': stride}))

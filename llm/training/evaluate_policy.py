@@ -48,6 +48,8 @@ class PolicyEvaluator:
         state = TrainState(jnp.zeros((), jnp.int32), params, {}, (), None)
         found = []
         for batch, real in held_out_batches(self._table, self._rows, max_windows):
+            for x in batch.values():
+                x[real:] = x[0]  # a real prompt, for what is drawn to fill the batch and left out below
             local = {name: x[self._local] for name, x in batch.items()}
             on_devices = self._programs.place({name: local[name] for name in ('prompts', 'prompt_lengths')})
             rolled = self._draw(state, on_devices, self._hyper)

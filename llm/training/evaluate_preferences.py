@@ -41,8 +41,8 @@ class PreferenceEvaluator:
     def measure(self, params: Any, max_windows: int | None = None) -> dict[str, Any]:
         """Means over pairs of the objective's metrics, `loss` among them, and `rows` (preferences read).
 
-        A reward model adds what `llm.objectives.reward_model.summary` says: `mean_reward` and `reward_std` are what
-        its rewards are standardised by where they are used.
+        A reward model adds what `llm.objectives.reward_model.summary` says: `mean_reward` and `reward_std`, of
+        training rows, are what its rewards are standardised by where they are used.
 
         Args:
             params: the parameters.

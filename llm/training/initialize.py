@@ -17,6 +17,7 @@ from llm.training.train_state import (
     abstract_state,
     create_state,
     initial_model,
+    keeps_base,
     state_from_params,
 )
 from llm.workdir import Workdir
@@ -72,6 +73,8 @@ def _init_from(config, placed):
     make = jax.jit(lambda model, seed: state_from_params(config, model, seed), out_shardings=_shardings(placed))
     state = make(model, config.seed)
     record = new_record()
+    if config.init_from.optimizer_state or config.init_from.continue_step:
+        _check_fork(config, source_config, source)
     if config.init_from.optimizer_state:
         theirs = abstract_state(source_config)
         if jax.tree.structure(theirs.opt_state) != jax.tree.structure(placed.opt_state):
@@ -86,12 +89,32 @@ def _init_from(config, placed):
         state = state.replace(**checkpoints.restore(step, wanted))
         checkpoints.close()
     if config.init_from.continue_step:
-        if config.lora.rank:
-            raise UserError('init_from.continue_step forks a run, and lora begins a new one; set it to False')
+        checkpoints = Checkpoints(source.checkpoints)
+        if placed.frozen:
+            state = state.replace(frozen=load_frozen(source, placed.frozen))  # the start of the run that is forked
+        if placed.controls:
+            state = state.replace(**checkpoints.restore(step, {'controls': placed.controls}))
         state = _at_step(state, step, placed)
-        record = Checkpoints(source.checkpoints).record(step)
+        record = checkpoints.record(step)
+        checkpoints.close()
     logging.info('initial parameters are those of %s at step %d', source.path, step)
     return state, record, f'started from {source.path} at step {step}'
+
+
+def _check_fork(config, theirs, source):
+    """What is taken along belongs to the same parameters, and a fork goes on with the same objective."""
+    if config.lora.rank or theirs.lora.rank:
+        raise UserError(
+            'adapters begin anew in a run that starts from another; set init_from.optimizer_state and '
+            'init_from.continue_step to False'
+        )
+    if not config.init_from.continue_step:
+        return
+    if config.objective.kind != theirs.objective.kind or keeps_base(config) != keeps_base(theirs):
+        raise UserError(
+            f'init_from.continue_step forks a run, and {source.path} has objective {theirs.objective.kind}'
+            f'{"" if keeps_base(theirs) else " without a reference"}; set it to False'
+        )
 
 
 def _mesh(placed):

@@ -26,6 +26,7 @@ from llm.tokenizer import Tokenizer
 from llm.training import divergence
 from llm.training.checkpoint import Checkpoints, params_sha256, save_frozen
 from llm.training.evaluate import make_evaluator
+from llm.training.evaluate_preferences import PreferenceEvaluator
 from llm.training.initialize import begin, initialize, restore
 from llm.training.ledger import Ledger
 from llm.training.metrics import MetricsWriter, NoWriter
@@ -36,6 +37,7 @@ from llm.training.train_state import placed_state
 from llm.training.train_step import full_params, hyperparameters
 from llm.workdir import Workdir
 
+STATISTICS_ROWS = 2048  # most rankings that a reward model's mean and deviation are taken over
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95)  # of the samples along the way
 
 
@@ -83,7 +85,7 @@ def train(
                 workdir.write_config(config)
             try:
                 return run.train(progress)
-            except MachineError as error:
+            except (MachineError, UserError) as error:  # such as a reward function that fails
                 with contextlib.suppress(OSError):  # the disk may be what failed
                     run.write_summary('failed', str(error))
                 raise
@@ -213,7 +215,8 @@ class _Run:
         self.checkpoints.finish(self.config.checkpoint)
         if 'held_out' not in self.facts:
             self._evaluate()  # a run that was stopped between its last checkpoint and its summary
-        return self.write_summary('done', f'{total} steps', params_sha256=params_sha256(self.state.params))
+        whole = self._whole(self.state.params)
+        return self.write_summary('done', f'{total} steps', params_sha256=params_sha256(whole))
 
     def close(self) -> None:
         self.writer.close()
@@ -261,9 +264,9 @@ class _Run:
         if last:
             self.facts['held_out'] = measured | {'documents': self.data.statistics['held_out'].get('documents')}
             if 'reward_std' in measured and isinstance(self.config.objective, RewardModel):
-                # What rewards are standardised by where the model is used.
-                statistics = {'mean': measured['mean_reward'], 'std': measured['reward_std']}
-                self.facts['reward_statistics'] = statistics
+                # What rewards are standardised by where the model is used; there are more rows to train on.
+                many = PreferenceEvaluator(self.config, self.data.train, self.mesh).measure(params, STATISTICS_ROWS)
+                self.facts['reward_statistics'] = {'mean': many['mean_reward'], 'std': many['reward_std']}
         talks = not isinstance(self.config.objective, RewardModel) and self.config.evaluation.sample_tokens > 0
         if talks and jax.process_count() == 1:  # the decoder serves one process
             self._sample(params)
@@ -333,7 +336,8 @@ class _Run:
         for batch in self._stream():
             if self.step == lost_at - 1:
                 rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
-                return divergence.diagnose(self.config, self._whole(state.params), rows)
+                whole = self.model_params(state.params, state.frozen)  # the step took what self.state held
+                return divergence.diagnose(self.config, whole, rows)
             state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)
             self.step += 1
 

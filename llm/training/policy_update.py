@@ -19,7 +19,7 @@ from llm.objectives.advantages import GROUP_EPSILON, gae, group_advantages, leav
 from llm.objectives.kl import adapted_coefficient
 from llm.objectives.log_probs import masked_sum, response_mask, token_log_probs
 from llm.parallel.axes import constrain
-from llm.training.train_state import TrainState
+from llm.training.train_state import TrainState, penalised
 from llm.training.train_step import Metrics, apply_gradients, full_params, summed_gradients
 
 Draw = Callable[[TrainState, dict[str, Array], dict[str, Any]], Rollout]
@@ -67,8 +67,10 @@ def make_update(config: Config, axis: str | None = None) -> Update:
     """Builds `update(state, rolled, rewards, hyper) -> (state, metrics)`: epochs x minibatches updates, one step.
 
     The training forward scores the responses again before the first update: these are the old log-probabilities, not
-    the sampler's, which differ by rounding (`sampler_logp_gap`). The reference is `state.frozen['base']`, if the state
-    has one. Minibatch m of M takes every M-th prompt with all its responses, so that rows stay on their devices.
+    the sampler's, which differ by rounding (`sampler_logp_gap`). If there is one update only, and nothing before it
+    needs them (a penalty, values), it scores the responses itself, a quarter less work; the gap is then the mean of
+    those of its micro-batches and of `pmap`'s copies. The reference is `state.frozen['base']`, if the state has one.
+    Minibatch m of M takes every M-th prompt with all its responses, so that rows stay on their devices.
 
     Args:
         config: the run's, with an online objective.
@@ -82,6 +84,7 @@ def make_update(config: Config, axis: str | None = None) -> Update:
     settings = objective.rollout
     pieces = settings.minibatches * config.training.accumulation
     over_devices = _OverDevices(axis)
+    once = settings.epochs * settings.minibatches == 1 and not penalised(objective) and not isinstance(objective, PPO)
 
     def scores(params, rolled, temperature):
         scored = token_log_probs(
@@ -101,13 +104,12 @@ def make_update(config: Config, axis: str | None = None) -> Update:
             lambda rows: scores(params, rows, numbers.temperature), rolled, pieces, settings.samples_per_prompt
         )
         mask = response_mask(rolled.prompt_lengths, rolled.lengths, rolled.tokens.shape[1])
-        old, values = in_pieces(params)
-        batch = {
-            'tokens': rolled.tokens,
-            'prompt_lengths': rolled.prompt_lengths,
-            'lengths': rolled.lengths,
-            'old_logprobs': old,
-        }
+        batch = {'tokens': rolled.tokens, 'prompt_lengths': rolled.prompt_lengths, 'lengths': rolled.lengths}
+        if once:
+            old, batch['sampler_logprobs'] = None, rolled.sampler_logprobs
+        else:
+            old, values = in_pieces(params)
+            batch['old_logprobs'] = old
         drift = None
         if penalised(objective):
             batch['reference_logprobs'] = in_pieces(state.frozen['base'])[0]
@@ -151,11 +153,6 @@ def make_update(config: Config, axis: str | None = None) -> Update:
         return state.replace(step=state.step + 1), metrics | learned
 
     return update
-
-
-def penalised(objective: GRPO | PPO | RLOO) -> bool:
-    """Whether the objective keeps the policy near a reference, which `state.frozen['base']` then has to be."""
-    return objective.kl_coefficient > 0 or getattr(objective, 'kl_target', None) is not None
 
 
 def _learn(config, state, batch, hyper, axis):
@@ -223,13 +220,12 @@ class _OverDevices:
 def _rollout_metrics(
     rolled: Rollout,
     rewards: Float[Array, 'prompts samples'],
-    logprobs: Float[Array, 'rows length'],
+    logprobs: Float[Array, 'rows length'] | None,
     mask: Bool[Array, 'rows length'],
     over_devices: _OverDevices,
 ) -> Metrics:
     """What a rollout was like, before anything is learned from it."""
     response = (rolled.lengths - rolled.prompt_lengths).astype(jnp.float32)
-    gap = jnp.abs(jnp.where(mask, rolled.sampler_logprobs - logprobs, 0.0))
     lowest, highest = -over_devices.max(-rewards), over_devices.max(rewards)
     if rewards.shape[1] > 1:
         spread = over_devices.mean(jnp.std(rewards, axis=1, ddof=1))
@@ -240,7 +236,13 @@ def _rollout_metrics(
         spread = jnp.sqrt(variance), jnp.ones(())
         same = (lowest == highest).astype(jnp.float32), jnp.ones(())
     one = jnp.ones(())
-    return {
+    gap = {}
+    if logprobs is None:
+        logprobs = rolled.sampler_logprobs
+    else:
+        largest = over_devices.max(jnp.abs(jnp.where(mask, rolled.sampler_logprobs - logprobs, 0.0)))
+        gap = {'sampler_logp_gap': (largest, one)}
+    return gap | {
         'tokens': (over_devices.sum(rolled.lengths.astype(jnp.float32)), one),
         'reward': over_devices.mean(rewards),
         'reward_std': spread,
@@ -252,7 +254,6 @@ def _rollout_metrics(
         'completions/min_length': (-over_devices.max(-response), one),
         'completions/max_length': (over_devices.max(response), one),
         'completions/clipped_ratio': over_devices.mean(1 - rolled.ended.astype(jnp.float32)),
-        'sampler_logp_gap': (over_devices.max(gap), one),
     }
 
 

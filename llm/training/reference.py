@@ -1,6 +1,7 @@
 """Log-probabilities of the reference model on every preference: computed once, kept on disk, so that DPO trains with
 one model in memory."""
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from llm.config import DPO, Config
 from llm.data.examples import Examples, held_out_batches
+from llm.errors import UserError
 from llm.model import Transformer
 from llm.objectives.dpo import response_log_probs
 from llm.parallel import distributed
@@ -37,7 +39,13 @@ def attach_reference(config: Config, workdir: Workdir, data: Examples, mesh: Mes
         mesh: the devices.
         base: makes the reference's parameters, where they have to be computed.
     """
-    stored = distributed.agree(_is_stored(workdir, data) if distributed.is_main() else None)
+    forked = config.init_from.workdir if config.init_from.continue_step else ''
+    stored = distributed.agree(_find(workdir, forked, data) if distributed.is_main() else None)
+    if not stored and forked:
+        raise UserError(
+            f'{workdir.path} goes on where {forked} was forked, and its reference is not to be had there: '
+            f'{Workdir(forked).reference_file} is missing, damaged or of other preferences; restore it'
+        )
     if not stored:
         logging.info('computing log-probabilities of the reference model, once')
         params = base()
@@ -67,6 +75,13 @@ def _measure(config: Config, table: Any, mesh: Mesh, params: Any, name: str) -> 
         with jax.set_mesh(mesh):
             found.append(distributed.whole(measure(params, mesh_lib.place(mesh, rows, local)))[:real])
     return np.concatenate(found)
+
+
+def _find(workdir: Workdir, forked: str, data: Examples) -> bool:
+    """Whether the file is there; a fork's is that of the run it comes from."""
+    if forked and not workdir.reference_file.is_file() and _is_stored(Workdir(forked), data):
+        shutil.copyfile(Workdir(forked).reference_file, workdir.reference_file)
+    return _is_stored(workdir, data)
 
 
 def _is_stored(workdir: Workdir, data: Examples) -> bool:

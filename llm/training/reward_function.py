@@ -65,7 +65,7 @@ def call_function(
     try:
         result = function(completions=completions, **columns)
         values = list(result)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f'{who} failed {when}: {_told(error, name.partition(":")[0])}') from error
     if len(values) != len(completions):
         raise UserError(f'{who} returned {len(values)} rewards for {len(completions)} completions {when}')

@@ -82,11 +82,12 @@ def head_name(config: Config) -> str | None:
 
 def keeps_base(config: Config) -> bool:
     """Whether the run needs the parameters that it started from."""
-    objective = config.objective
-    penalised = isinstance(objective, Online) and (
-        objective.kl_coefficient > 0 or getattr(objective, 'kl_target', None) is not None
-    )
-    return config.lora.rank > 0 or penalised
+    return config.lora.rank > 0 or (isinstance(config.objective, Online) and penalised(config.objective))
+
+
+def penalised(objective: Online) -> bool:
+    """Whether an objective keeps the policy near the model that it started from."""
+    return objective.kl_coefficient > 0 or getattr(objective, 'kl_target', None) is not None
 
 
 def _controls(config: Config) -> dict[str, Array]:

@@ -42,7 +42,7 @@ def ranking(*responses, prompt='q', **more):
 
 
 def test_a_pair_has_scores_that_differ_by_its_margin():
-    assert parse(pair()) == ('q', ['yes', 'no'], [1, 0])
+    assert parse(pair())[:3] == ('q', ['yes', 'no'], [1, 0])
     assert parse(pair(margin=2.5)).scores == [2.5, 0]
     assert parse(pair(margin=None)).scores == [1, 0]
 
@@ -55,32 +55,32 @@ def test_a_margin_of_nothing_is_a_preference_all_the_same():
 
 
 def test_a_ranking_has_scores_from_the_best_down():
-    assert parse(ranking('a', 'b', 'c')) == ('q', ['a', 'b', 'c'], [2, 1, 0])
+    assert parse(ranking('a', 'b', 'c'))[:3] == ('q', ['a', 'b', 'c'], [2, 1, 0])
     assert parse(ranking('a', 'b', 'c', scores=[3.5, 3.5, -1])).scores == [3.5, 3.5, -1]
 
 
 def test_conversations_become_prompt_and_texts():
     prompt = [user('a'), assistant('b'), user('c')]
     expected = (prompt, ['yes', 'no'], [1, 0])
-    assert parse(pair(prompt, [assistant('yes')], [assistant('no')])) == expected
-    assert parse({'chosen': [*prompt, assistant('yes')], 'rejected': [*prompt, assistant('no')]}) == expected
-    assert parse(ranking([assistant('yes')], [assistant('no')], prompt=prompt)) == expected
+    assert parse(pair(prompt, [assistant('yes')], [assistant('no')]))[:3] == expected
+    assert parse({'chosen': [*prompt, assistant('yes')], 'rejected': [*prompt, assistant('no')]})[:3] == expected
+    assert parse(ranking([assistant('yes')], [assistant('no')], prompt=prompt))[:3] == expected
 
 
 def test_a_prompt_that_quotes_the_conversation():
     """As in UltraFeedback: the prompt as a text, chosen and rejected as whole conversations."""
     whole = lambda answer: [user('a'), assistant(answer)]
-    assert parse(pair('a', whole('yes'), whole('no'))) == ([user('a')], ['yes', 'no'], [1, 0])
+    assert parse(pair('a', whole('yes'), whole('no')))[:3] == ([user('a')], ['yes', 'no'], [1, 0])
     with pytest.raises(BadRow, match='not one of the messages'):
         parse(pair('b', whole('yes'), whole('no')))
 
 
 def test_without_a_prompt_it_is_how_both_begin():
     assert parse({'chosen': 'The sky is blue', 'rejected': 'The sky is green'}).prompt == 'The sky is'
-    assert parse({'chosen': 'abc', 'rejected': 'abd'}) == ('ab', ['c', 'd'], [1, 0])
-    assert parse({'chosen': 'abc', 'rejected': 'abcd'}) == ('abc', ['', 'd'], [1, 0])
+    assert parse({'chosen': 'abc', 'rejected': 'abd'})[:3] == ('ab', ['c', 'd'], [1, 0])
+    assert parse({'chosen': 'abc', 'rejected': 'abcd'})[:3] == ('abc', ['', 'd'], [1, 0])
     same = [user('a'), assistant('b')]
-    assert parse({'chosen': same, 'rejected': same}) == (same[:1], ['b', 'b'], [1, 0])
+    assert parse({'chosen': same, 'rejected': same})[:3] == (same[:1], ['b', 'b'], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -230,3 +230,11 @@ def test_both_sides_are_as_wide_as_the_largest_ranking(reader):
     read = reader(RewardModel())
     pairs, three = read.read(pair()), read.read(ranking('a', 'b', 'c'))
     assert read.table([pairs]).tokens.shape == read.table([three]).tokens.shape == (1, 3, LENGTH)
+
+
+def test_a_response_that_was_cut_has_no_eos(reader):
+    row = ranking('good', 'long', 'bad', ended=[True, False, True])
+    ((tokens, *_),) = reader(RewardModel()).read(row)
+    assert [ids[-1] == EOS for ids in tokens] == [True, False, True]
+    with pytest.raises(BadRow, match='ended must be 3 times'):
+        parse(row | {'ended': [True]})

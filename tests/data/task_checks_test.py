@@ -14,15 +14,15 @@ def score(check, answer, prompt=PROMPT):
 
 
 @pytest.mark.parametrize(
-    'answer, parses, signature',
+    'answer, parses, right',
     [
-        ('def mean(values, start=0):\n    return 1', 1, 1),
-        ('def mean(values, start = (0)):\n    return 1\n\n', 1, 1),  # spelled otherwise, means the same
-        ('def mean(values, start=1):\n    return 1', 1, 2 / 3),
-        ('def mean(values, *, start=0):\n    return 1', 1, 2 / 3),
-        ('def mean(start=0, values=0):\n    return 1', 1, 2 / 3),
-        ('def average(values, start=0):\n    return 1', 1, 2 / 3),
-        ('def average():\n    return 1', 1, 1 / 3),
+        ('def mean(values, start=0):\n    return 1', 1, 3),
+        ('def mean(values, start = (0)):\n    return 1\n\n', 1, 3),  # spelled otherwise, means the same
+        ('def mean(values, start=1):\n    return 1', 1, 2),
+        ('def mean(values, *, start=0):\n    return 1', 1, 2),
+        ('def mean(start=0, values=0):\n    return 1', 1, 2),
+        ('def average(values, start=0):\n    return 1', 1, 2),
+        ('def average():\n    return 1', 1, 1),
         ('def mean(values, start=0):\n    return (1', 0, 0),
         ('def mean(values, start=0):', 0, 0),
         ('def mean(values, start=0):\n    return 1\nmean([])', 0, 0),
@@ -33,10 +33,12 @@ def score(check, answer, prompt=PROMPT):
         ('(' * 5000, 0, 0),
     ],
 )
-def test_signature(answer, parses, signature):
+def test_what_is_asked_for(answer, parses, right):
     assert score('parses', answer) == parses
-    assert score('signature', answer) == pytest.approx(signature)
-    assert score('as_asked', answer) == (signature == 1)
+    assert score('as_asked', answer) == (right == 3)
+    assert score('signature', answer) == pytest.approx(right / 3)
+    shares = score('uses_arguments', answer) + score('known_names', answer)
+    assert score('sound', answer) == pytest.approx((right + shares) / 5)
 
 
 def test_the_first_call_in_backquotes_is_what_is_asked_for():

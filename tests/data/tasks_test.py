@@ -46,7 +46,7 @@ def test_a_row_comes_from_a_file_of_the_embedded_corpus(rows):
         assert {row['identity'] for row in rows[task]} <= files
 
 
-@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('task', ['python_functions', 'python_docstrings'])
 def test_no_code_is_on_both_sides(rows, task):
     part = 'completion' if task == 'python_functions' else 'prompt'
     train, held_out = ({text(row, part) for row in side} for side in split(rows[task]))
@@ -56,7 +56,7 @@ def test_no_code_is_on_both_sides(rows, task):
 def test_the_librarys_own_answers_pass_the_checks(rows):
     prompts = [text(row, 'prompt') for row in rows['python_functions']]
     answers = [text(row, 'completion') for row in rows['python_functions']]
-    assert set(task_checks.signature(prompts, answers)) == {1.0}
+    assert set(task_checks.parses(prompts, answers)) == {1.0}
     assert set(task_checks.as_asked(prompts, answers)) == {1.0}
 
 
@@ -120,6 +120,16 @@ def test_the_same_function_is_taken_once_and_for_training(tmp_path, monkeypatch)
         assert [(f.file, f.signature) for f in tasks_python.library()] == [('z.py', 'f(a)'), ('a1.py', 'g(a)')]
     finally:
         tasks_python.library.cache_clear()
+
+
+def test_bodies_are_the_functions_as_plain_text(rows):
+    for plain, row in zip(rows['python_bodies'], rows['python_functions'], strict=True):
+        start, end = plain['prompt'], plain['completion']
+        node = ast.parse(start + end).body[0]
+        described = text(row, 'prompt').partition('`: ')[2]
+        assert (ast.get_docstring(node) or '') == described or '\\' in described or '"""' in described
+        assert start.split('\n')[0] + '\n' + end.rstrip('\n') == text(row, 'completion')
+        assert plain['identity'] == row['identity']
 
 
 def test_docstring_rows_ask_about_code_that_does_not_hold_the_answer(rows):

@@ -11,6 +11,7 @@ import pytest
 
 from llm.config import GRPO, PPO, RLOO, ModelConfig, RolloutConfig
 from llm.model import Transformer
+from llm.model.initializers import head_kernel
 from llm.objectives import log_probs, policy
 
 EOS, VOCABULARY, LONGEST = 3, 4, 3
@@ -145,5 +146,22 @@ def test_a_value_is_that_of_the_state_before_its_token():
     values = np.asarray(policy.token_values(params, hidden))
     npt.assert_allclose(values[0, :3], values[1, :3], rtol=1e-6)  # the rows differ from token 2 on
     assert values[0, 0] == 0 and abs(values[0, 3] - values[1, 3]) > 1e-3
-    start = params | {'value_head': policy.init_value_head(8)}
+    start = params | {'value_head': {'kernel': head_kernel(MODEL.config, jax.random.key(0), 'value_head')}}
     npt.assert_array_equal(policy.token_values(start, hidden), 0)
+
+
+@pytest.mark.parametrize('config', [GRPO(rollout=ROLLOUT), RLOO(rollout=ROLLOUT)], ids=['grpo', 'rloo'])
+def test_without_old_log_probabilities_the_policys_own_are_the_old_ones(config):
+    params, draw = random_params(), np.random.default_rng(3)
+    logprobs = exact(params)[2]
+    advantages = jnp.broadcast_to(jnp.asarray(draw.normal(size=(len(MASK), 1)), jnp.float32), MASK.shape)
+    batch = ALL | {'advantages': advantages, 'row_tokens': jnp.full(len(MASK), 2.5)}
+    with_old = gradient_of_sum(config, params, batch | {'old_logprobs': logprobs})
+    jax.tree.map(
+        functools.partial(npt.assert_allclose, rtol=1e-4, atol=1e-5), gradient_of_sum(config, params, batch), with_old
+    )
+    loss = policy.make_loss(config, MODEL, policy.hyperparameters(config))
+    sampled = jnp.where(MASK, logprobs, 7.0).at[5, 3].add(0.25)
+    _, _, metrics = quick_jit(lambda params: loss(params, batch | {'sampler_logprobs': sampled}, None))(params)
+    assert bool(MASK[5, 3]) and float(metrics['sampler_logp_gap'][0]) == pytest.approx(0.25, abs=1e-5)
+    assert float(metrics['val/ratio'][0]) == float(metrics['val/ratio'][1])

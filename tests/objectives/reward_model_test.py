@@ -11,6 +11,7 @@ import pytest
 
 from llm.config import ModelConfig, RewardModel
 from llm.model import Transformer
+from llm.model.initializers import head_kernel
 from llm.objectives import reward_model
 
 SMALL = ModelConfig(vocab_size=13, context_length=6, num_layers=1, width=8, num_heads=2, feed_forward_width=16)
@@ -23,7 +24,7 @@ def random_params():
     shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))['params'])
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(0.2, 0.5, leaf.shape), leaf.dtype), shapes)
-    return params | {'reward_head': reward_model.init_reward_head(8, jax.random.key(1))}
+    return params | {'reward_head': {'kernel': head_kernel(SMALL, jax.random.key(1), 'reward_head')}}
 
 
 def ranking(responses: int, scores) -> dict:

@@ -6,6 +6,8 @@ import random
 
 import pytest
 from training.post_training_test import Crash, crash_at, row, rows
+from training.processes_test import finish
+from training.processes_test import start as start_processes
 
 from llm.config import (
     GRPO,
@@ -18,6 +20,7 @@ from llm.config import (
     EvaluationConfig,
     InitFromConfig,
     LogConfig,
+    LoRAConfig,
     ModelConfig,
     RewardConfig,
     RewardModel,
@@ -168,3 +171,33 @@ def test_a_policy_starts_from_another_run(run, rewarder, one_device, tmp_path):
     (first,) = rows(tmp_path / 'run')
     assert abs(first['objective/kl']) < 1e-4 and abs(first['kl']) < 1e-6
     assert first['sampler_logp_gap'] < 1e-5
+
+
+def test_adapters_learn_from_rewards(run, one_device, tmp_path):
+    """With the reference for free: it is what they adapt."""
+    settings = run(GRPO(rollout=ROLLOUT, reward=FUNCTION, kl_coefficient=0.1), steps=2, lora=LoRAConfig(rank=2))
+    settings = dataclasses.replace(settings, optimizer=AdamW(learning_rate=0.1))
+    summary = train(settings, tmp_path / 'run', progress=False, devices=one_device)
+    first, second = rows(tmp_path / 'run')
+    assert abs(first['objective/kl']) < 1e-4 and abs(second['objective/kl']) > 1e-3
+    assert summary['trained_parameters'] < summary['parameters'] / 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('wrapper', ['jit', 'pmap'])
+def test_two_processes_ask_for_their_own_rows(run, one_device, tmp_path, wrapper):
+    file = tmp_path / 'mine.py'
+    file.write_text(
+        'import jax\n\n\ndef reward(prompts, completions, first):\n'
+        '    assert len(prompts) == len(completions) == len(first) == 16 // jax.process_count()\n'
+        '    return [len(text) / 10 + word.count("a") + len(prompt[-1]["content"]) / 50\n'
+        '            for prompt, text, word in zip(prompts, completions, first)]\n'
+    )
+    settings = run(PPO(rollout=ROLLOUT, reward=RewardConfig(function=f'{file}:reward'), kl_target=0.1), steps=3)
+    code, _, err = finish(start_processes(settings, tmp_path, '--parallel.wrapper', wrapper))
+    assert code == 0, err
+    train(settings, tmp_path / 'alone', progress=False, devices=one_device)
+    see = lambda path: [
+        [r[name] for name in ('tokens', 'loss', 'reward', 'objective/kl', 'entropy')] for r in rows(path)
+    ]
+    assert see(tmp_path / 'run') == [pytest.approx(row, rel=1e-4, abs=1e-5) for row in see(tmp_path / 'alone')]
