@@ -50,7 +50,6 @@ class Ledger:
 
     def read(self, step: int, metrics: dict[str, tuple[Any, Any]]) -> str | None:
         """Waits for a step's metrics and enters them. Returns what is wrong with the step, if it diverged."""
-        tokens = int(jax.device_get(metrics['tokens'][0]))
         values = means({name: pair for name, pair in metrics.items() if name != 'tokens'})
         now = time.perf_counter()
         record, config = self.record, self._config
@@ -58,6 +57,7 @@ class Ledger:
         trouble = divergence(config.divergence, values['loss'], values['grad_norm'], recent)
         if trouble is not None:
             return trouble
+        tokens = int(jax.device_get(metrics['tokens'][0]))
         if self._dispatched is not None and self.first_step_seconds is None:
             self.first_step_seconds = now - self._dispatched
             message = f'the first step took {self.first_step_seconds:.1f} s, compiling included'
