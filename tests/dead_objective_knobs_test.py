@@ -217,6 +217,7 @@ ROLLOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'name'), POLICY)
 def test_policies(kind, name):
     values, also = POLICY[kind, name]

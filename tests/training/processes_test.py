@@ -133,6 +133,7 @@ def test_what_the_user_gets_wrong_is_said_once(tiny, tmp_path):
     assert len(errors) == 1 and 'multiple of the 4 devices' in errors[0]
 
 
+@pytest.mark.slow
 def test_a_host_that_loses_another_says_so(tiny, tmp_path):
     """As on two machines: the command is started on each, and the one that is left knows only that a peer is silent."""
     with socket.socket() as probe:
