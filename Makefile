@@ -21,7 +21,7 @@ quickstart:
 		--reward.missing-eos-penalty 1 --max-prompts 256 --max-prompt-tokens 64 --max-new-tokens 96 \
 		--temperature 0.8 --out runs/quickstart_sft/preferences.jsonl
 	@.venv/bin/python -m llm train --config configs/quickstart_dpo.py --workdir runs/quickstart_dpo
-	@.venv/bin/python -m experiments.assistant
+	@.venv/bin/python -m experiments.assistant --prompts 64
 	@echo "Open $$(pwd)/runs/quickstart/report.html"
 	@echo "Talk with it: .venv/bin/python -m llm chat --workdir runs/quickstart_dpo"
 
