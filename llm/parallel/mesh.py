@@ -53,7 +53,7 @@ def check_divides(config: Config, mesh: Mesh) -> None:
     """Raises UserError, with the numbers and the fix, unless every axis that is cut has equal parts."""
     model, training, sizes = config.model, config.training, dict(mesh.shape)
     rows = training.batch_size // training.accumulation
-    replicas = sizes['data'] * sizes['fsdp']
+    replicas = row_parts(mesh)
     cut = [
         (rows, replicas, f'rows of a micro-batch (training.batch_size / accumulation) is {rows}', 'data x fsdp'),
         (config.data.sequence_length, sizes['context'], 'data.sequence_length', 'parallel.context'),
@@ -110,6 +110,16 @@ def with_shardings(mesh: Mesh, abstract: Tree, *params: Tree) -> Tree:
     """The same tree of shapes, each with its place; arguments as for `shardings`."""
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(place, abstract, shardings(mesh, abstract, *params))
+
+
+def row_parts(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are cut."""
+    return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def padded_rows(mesh: Mesh, rows: int) -> int:
+    """The least multiple of `row_parts` that holds so many rows."""
+    return -(-rows // row_parts(mesh)) * row_parts(mesh)
 
 
 def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:

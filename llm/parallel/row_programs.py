@@ -10,7 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from llm.parallel import mesh as mesh_lib
-from llm.parallel.step import AXIS, COMPILER_OPTIONS
+
+AXIS = 'devices'  # of pmap
+# Communication runs beside computation where it can. On TPU that is the compiler's default.
+COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_latency_hiding_scheduler': True}}
 
 
 class RowPrograms:
@@ -28,15 +31,15 @@ class RowPrograms:
         self.compiling = 0.0
         self._mesh = mesh
 
-    def compile(
+    def wrap(
         self,
         function: Callable,
         in_axes: tuple[int | None, ...],
         out_axes: Any,
         shardings: Any = None,
         donate: tuple[int, ...] = (),
-    ) -> Callable:
-        """A function as the devices run it.
+    ) -> Any:
+        """A function as the devices run it, to be called and lowered inside `context`.
 
         Args:
             function: pure.
@@ -47,24 +50,25 @@ class RowPrograms:
         """
         if self.mapped:
             devices = self._mesh.devices.flatten().tolist()
-            program = jax.pmap(
-                function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate
-            )
-            return self._timed(program, contextlib.nullcontext)
+            return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=donate)
         if shardings is None:
             places = {0: mesh_lib.batch_sharding(self._mesh, 1), None: mesh_lib.replicated(self._mesh)}
             shardings = jax.tree.map(places.get, out_axes, is_leaf=lambda x: x is None)
         options = COMPILER_OPTIONS.get(jax.default_backend())
-        program = jax.jit(function, out_shardings=shardings, donate_argnums=donate, compiler_options=options)
-        return self._timed(program, lambda: jax.set_mesh(self._mesh))
+        return jax.jit(function, out_shardings=shardings, donate_argnums=donate, compiler_options=options)
 
-    def _timed(self, program, context):
-        """The program, which the first call compiles on the side."""
+    def context(self) -> contextlib.AbstractContextManager:
+        """Where wrapped functions are called and lowered."""
+        return contextlib.nullcontext() if self.mapped else jax.set_mesh(self._mesh)
+
+    def compile(self, *arguments: Any, **options: Any) -> Callable:
+        """`wrap`, with the time that its first call takes to compile added to `compiling`."""
+        program = self.wrap(*arguments, **options)
         first = True
 
         def call(*arguments):
             nonlocal first
-            with context():
+            with self.context():
                 if first:
                     start = time.perf_counter()
                     program.lower(*arguments).compile()

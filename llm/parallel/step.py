@@ -8,12 +8,9 @@ from jax.sharding import Mesh
 
 from llm.config import Config
 from llm.parallel import mesh as mesh_lib
+from llm.parallel.row_programs import RowPrograms
 from llm.training.train_state import TrainState
 from llm.training.train_step import Metrics, make_train_step
-
-AXIS = 'devices'  # of pmap
-# Communication runs beside computation where it can. On TPU that is the compiler's default.
-COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_latency_hiding_scheduler': True}}
 
 
 class TrainStep:
@@ -30,40 +27,22 @@ class TrainStep:
             mesh: the devices.
             placed: the state's shapes with their shardings, which every new state keeps.
         """
-        self._mesh, self._rows, self._pmap = mesh, config.training.batch_size, config.parallel.wrapper == 'pmap'
-        self.local_rows = mesh_lib.local_rows(mesh, self._rows)  # the part of a batch that this process loads
-        step = make_train_step(config, config.log.per_layer, AXIS if self._pmap else None)
-        if self._pmap:
-            devices = mesh.devices.flatten().tolist()
-            axes = {'in_axes': (None, 0, None), 'out_axes': (None, None)}
-            self.program = jax.pmap(step, AXIS, **axes, devices=devices, donate_argnums=0)
-        else:
-            out = (jax.tree.map(lambda leaf: leaf.sharding, placed), mesh_lib.replicated(mesh))
-            options = COMPILER_OPTIONS.get(jax.default_backend())
-            self.program = jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=options)
+        self._programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
+        self.local_rows = mesh_lib.local_rows(mesh, config.training.batch_size)  # of a batch, what this process loads
+        step = make_train_step(config, config.log.per_layer, self._programs.axis)
+        places = (jax.tree.map(lambda leaf: leaf.sharding, placed), mesh_lib.replicated(mesh))
+        self.program = self._programs.wrap(step, (None, 0, None), (None, None), shardings=places, donate=(0,))
 
     def place(self, local: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's rows of a batch where the step wants them."""
-        if self._pmap:
-            return {name: x.reshape(len(self._mesh.local_devices), -1, *x.shape[1:]) for name, x in local.items()}
-        return mesh_lib.place(self._mesh, self._rows, local)
+        return self._programs.place(local)
 
     def __call__(self, state: TrainState, batch: dict[str, Any], hyper: dict[str, Any]) -> tuple[TrainState, Metrics]:
         """One update; see `llm.training.train_step.make_train_step`."""
-        if not self._pmap:
-            with jax.set_mesh(self._mesh):
-                return self.program(state, batch, hyper)
-        results = self.program(state, batch, hyper)
-        return results if jax.process_count() == 1 else jax.tree.map(self._global, results)
-
-    def _global(self, x: jax.Array) -> jax.Array:
-        """What pmap returned, an array of this process's devices, as one of all processes' devices. Copies nothing."""
-        parts = [shard.data for shard in x.addressable_shards]
-        return jax.make_array_from_single_device_arrays(x.shape, mesh_lib.replicated(self._mesh), parts)
+        with self._programs.context():
+            return self._programs.whole(self.program(state, batch, hyper))
 
     def lower(self, state: Any, batch: Any, hyper: Any) -> jax.stages.Lowered:
         """The program before it is compiled, for arrays or their shapes."""
-        if self._pmap:
-            return self.program.lower(state, batch, hyper)
-        with jax.set_mesh(self._mesh):
+        with self._programs.context():
             return self.program.lower(state, batch, hyper)

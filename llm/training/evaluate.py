@@ -75,7 +75,8 @@ def evaluate_checkpoint(
             return full_params(config, state.params, state.frozen)
 
         attach_reference(config, workdir, data, mesh, first_params)
-    evaluator = make_evaluator(config, data, mesh, make_step(config, mesh, placed, data))
+    rollouts = make_step(config, mesh, placed, data) if isinstance(config.objective, Online) else None
+    evaluator = make_evaluator(config, data, mesh, rollouts)
     params = jax.device_put(params, mesh_lib.replicated(mesh))
     measured = evaluator.measure(params, **({} if stride is None else {'stride': stride}))
     return {'step': step} | measured | {'stride': stride, 'ema': ema, 'params_sha256': params_sha256(params)}

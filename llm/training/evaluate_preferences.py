@@ -20,8 +20,7 @@ class PreferenceEvaluator:
 
     def __init__(self, config: Config, table: Any, mesh: jax.sharding.Mesh):
         self._config, self._table, self._mesh = config, table, mesh
-        parts = mesh.shape['data'] * mesh.shape['fsdp']
-        self._rows = -(-config.evaluation.batch_size // parts) * parts
+        self._rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
         self._local = slice(*mesh_lib.local_rows(mesh, self._rows))
         model = Transformer(config.model)
         loss = registry.make_loss(config, model, registry.hyperparameters(config))

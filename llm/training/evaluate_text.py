@@ -36,11 +36,8 @@ class TextEvaluator:
         self._config, self._held_out, self._mesh = config, held_out, mesh
         self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
         model, hyper = Transformer(config.model), next_token.hyperparameters(NextToken())
-        rows = config.evaluation.batch_size
-        parts = mesh.shape['data'] * mesh.shape['fsdp']
-        self._rows = -(-rows // parts) * parts  # padded up to a multiple of the devices that share rows
-        first, end = mesh_lib.local_rows(mesh, self._rows)
-        self._local = slice(first, end)
+        self._rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
+        self._local = slice(*mesh_lib.local_rows(mesh, self._rows))
 
         @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
         def likelihoods(params, batch):

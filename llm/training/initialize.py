@@ -73,6 +73,7 @@ def _init_from(config, placed):
     make = jax.jit(lambda model, seed: state_from_params(config, model, seed), out_shardings=_shardings(placed))
     state = make(model, config.seed)
     record = new_record()
+    wanted = {}  # beside the model
     if config.init_from.optimizer_state or config.init_from.continue_step:
         _check_fork(config, source_config, source)
     if config.init_from.optimizer_state:
@@ -82,21 +83,20 @@ def _init_from(config, placed):
                 f'{source.path} was trained with another kind of optimizer, or trained other parameters; set '
                 'init_from.optimizer_state to False'
             )
-        wanted = {'opt_state': placed.opt_state}
+        wanted['opt_state'] = placed.opt_state
         if theirs.ema is not None and placed.ema is not None:
-            wanted |= {'ema': placed.ema}
-        checkpoints = Checkpoints(source.checkpoints)
+            wanted['ema'] = placed.ema
+    if config.init_from.continue_step and placed.controls:
+        wanted['controls'] = placed.controls
+    checkpoints = Checkpoints(source.checkpoints)
+    if wanted:
         state = state.replace(**checkpoints.restore(step, wanted))
-        checkpoints.close()
     if config.init_from.continue_step:
-        checkpoints = Checkpoints(source.checkpoints)
         if placed.frozen:
             state = state.replace(frozen=load_frozen(source, placed.frozen))  # the start of the run that is forked
-        if placed.controls:
-            state = state.replace(**checkpoints.restore(step, {'controls': placed.controls}))
         state = _at_step(state, step, placed)
         record = checkpoints.record(step)
-        checkpoints.close()
+    checkpoints.close()
     logging.info('initial parameters are those of %s at step %d', source.path, step)
     return state, record, f'started from {source.path} at step {step}'
 

@@ -131,7 +131,7 @@ class _Clock:
 def _check_divides(config: Config, mesh: Mesh) -> None:
     """Raises UserError unless the prompts of each micro-batch of an update can be dealt out to the devices evenly."""
     cut = config.objective.rollout.minibatches * config.training.accumulation
-    prompts, replicas = config.training.batch_size // cut, mesh.shape['data'] * mesh.shape['fsdp']
+    prompts, replicas = config.training.batch_size // cut, mesh_lib.row_parts(mesh)
     if prompts % replicas:
         raise UserError(
             f'prompts of an update (training.batch_size / objective.rollout.minibatches / training.accumulation) are '

@@ -60,8 +60,7 @@ def attach_reference(config: Config, workdir: Workdir, data: Examples, mesh: Mes
 
 def _measure(config: Config, table: Any, mesh: Mesh, params: Any, name: str) -> np.ndarray:
     model = Transformer(config.model)
-    parts = mesh.shape['data'] * mesh.shape['fsdp']
-    rows = -(-config.evaluation.batch_size // parts) * parts
+    rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
     first, end = mesh_lib.local_rows(mesh, rows)
 
     @jax.jit

@@ -1,6 +1,5 @@
 """Everything a run carries from one step to the next."""
 
-import functools
 from typing import Any
 
 import flax.struct
@@ -14,6 +13,9 @@ from llm.model import Transformer, lora
 from llm.model.initializers import head_kernel
 from llm.parallel import mesh as mesh_lib
 from llm.training.optimizer import hyperparameters, make_optimizer
+
+_HEADS = {RewardModel: 'reward_head', PPO: 'value_head'}
+HEADS = tuple(_HEADS.values())  # what a model's tree may have beside the parameters that predict tokens
 
 
 @flax.struct.dataclass
@@ -64,20 +66,16 @@ def state_from_params(config: Config, model_params: Any, seed: int | Array) -> T
     base = {name: tree for name, tree in model_params.items() if name not in HEADS}
     params = lora.init_adapters(base, config.lora, jax.random.key(seed)) if config.lora.rank else dict(base)
     if (head := head_name(config)) is not None:
-        new = functools.partial(head_kernel, config.model, jax.random.key(seed), head)
-        params[head] = model_params.get(head) or {'kernel': new()}
+        params[head] = model_params.get(head) or {'kernel': head_kernel(config.model, jax.random.key(seed), head)}
     opt_state = make_optimizer(config, hyperparameters(config)).init(params)
     ema = None if config.training.ema_decay is None else jax.tree.map(jnp.array, params)
     frozen = {'base': base} if keeps_base(config) else {}
     return TrainState(jnp.zeros((), jnp.int32), params, frozen, opt_state, ema, _controls(config))
 
 
-HEADS = ('reward_head', 'value_head')
-
-
 def head_name(config: Config) -> str | None:
     """The head that an objective puts on the model beside the one that predicts tokens."""
-    return {RewardModel: 'reward_head', PPO: 'value_head'}.get(type(config.objective))
+    return _HEADS.get(type(config.objective))
 
 
 def keeps_base(config: Config) -> bool:

@@ -21,7 +21,8 @@ from llm.config import (
 )
 from llm.parallel import axes
 from llm.parallel import mesh as mesh_lib
-from llm.parallel.step import COMPILER_OPTIONS, TrainStep
+from llm.parallel.row_programs import COMPILER_OPTIONS
+from llm.parallel.step import TrainStep
 from llm.training.train_state import abstract_state, create_state
 from llm.training.train_step import hyperparameters
 from llm.tree import named_leaves

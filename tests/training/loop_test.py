@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from training.crash import Crash, crash_at
 
 from llm import config_json
 from llm.analysis import flops
@@ -38,22 +39,6 @@ def change(config, section, **values):
 def curve(path):
     """What must not depend on interruptions."""
     return [(row['step'], row['loss'], row['grad_norm'], row['tokens']) for row in Workdir(path).rows('train')]
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(monkeypatch, step):
-    """The process dies when the metrics of `step` arrive, as it stands."""
-    read = Ledger.read
-
-    def dying(self, at, metrics):
-        if at == step:
-            raise Crash
-        return read(self, at, metrics)
-
-    monkeypatch.setattr(Ledger, 'read', dying)
 
 
 def test_makes_exactly_n_updates_and_keeps_the_last(finished, tiny):

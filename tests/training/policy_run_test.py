@@ -5,7 +5,8 @@ import json
 import random
 
 import pytest
-from training.post_training_test import Crash, crash_at, row, rows
+from training.crash import Crash, crash_at
+from training.post_training_test import row, rows
 from training.processes_test import finish
 from training.processes_test import start as start_processes
 

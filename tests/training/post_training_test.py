@@ -8,6 +8,7 @@ import random
 import jax
 import numpy as np
 import pytest
+from training.crash import Crash, crash_at
 
 from llm.config import (
     DPO,
@@ -101,22 +102,6 @@ def stages(base, files, tuned):
 
 def rows(path, kind='train'):
     return Workdir(path).rows(kind)
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(monkeypatch, step):
-    """The process dies when the metrics of `step` arrive."""
-    read = Ledger.read
-
-    def dying(self, at, metrics):
-        if at == step:
-            raise Crash
-        return read(self, at, metrics)
-
-    monkeypatch.setattr(Ledger, 'read', dying)
 
 
 @pytest.mark.parametrize('kind', ['sft', 'dpo', 'reward_model', 'dpo with lora'])
