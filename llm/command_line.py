@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import errno
 import importlib
+import inspect
 import io
 import logging
 import pkgutil
@@ -107,7 +108,8 @@ def _run(name: str, arguments: list[str]) -> None:
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
     about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
     args = _parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
-    module.run(args, Config(**{name: getattr(args, name) for name in start}))
+    more = {'file': file} if 'file' in inspect.signature(module.run).parameters else {}
+    module.run(args, Config(**{name: getattr(args, name) for name in start}), **more)
 
 
 def _config_file(arguments: list[str]) -> tuple[str | None, list[str]]:

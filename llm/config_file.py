@@ -1,7 +1,11 @@
-"""A config file is Python: `configs/NAME.py` defines `get_config() -> Config`."""
+"""A config file is Python: `configs/NAME.py` defines `get_config() -> Config`.
+
+One that asks a question also defines `get_space()`, the changes that are compared; see `llm.sweep.space`.
+"""
 
 import importlib.util
 import pathlib
+from typing import Any
 
 from llm.config import Config
 from llm.errors import UserError, first_line
@@ -13,6 +17,27 @@ def load_config(file: str) -> Config:
     Raises:
         UserError: if it cannot be read or run, or returns something else.
     """
+    config = _call(file, 'get_config')
+    if not isinstance(config, Config):
+        raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
+    return config
+
+
+def load_space(file: str) -> Any:
+    """What `get_space()` of a config file returns, a `llm.sweep.space.Space`; the base alone if it has none.
+
+    Raises:
+        UserError: as for `load_config`.
+    """
+    from llm.sweep.space import BASE, Point
+
+    points = _call(file, 'get_space', default=lambda: BASE)
+    if not isinstance(points, tuple) or not all(isinstance(point, Point) for point in points):
+        raise UserError(f'{file}: get_space() returns a {type(points).__name__}; it must return a Space')
+    return points
+
+
+def _call(file: str, name: str, default: Any = None) -> Any:
     path = pathlib.Path(file)
     if not path.is_file():
         raise UserError(f'there is no config file {file}; look in configs/')
@@ -22,9 +47,6 @@ def load_config(file: str) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        return (getattr(module, name, default) if default else getattr(module, name))()
     except (Exception, SystemExit) as error:
         raise UserError(f'{file}: {first_line(error) or type(error).__name__}') from error
-    if not isinstance(config, Config):
-        raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
-    return config

@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 import typing
-from typing import Any
+from typing import Any, Literal
 
 from llm.config import Config
 from llm.errors import UserError
@@ -33,6 +33,49 @@ def from_dict(data: dict, cls: type = Config) -> Any:
         UserError: for a name that the config does not have, or a value that it refuses.
     """
     return _build(cls, data, '')
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """The config with some fields set, all at once, so that fields which only fit together can be set together.
+
+    Args:
+        config: where to start.
+        values: by dotted name, `{'model.width': 128}`; a section or choice takes a dataclass, `{'optimizer': Muon()}`,
+            a choice also its kind, `{'optimizer': 'muon'}`, and beside it its fields, `{'optimizer.momentum': 0.9}`.
+
+    Raises:
+        UserError: for a name that the config does not have, or a value that it refuses.
+    """
+    tree = to_dict(config)
+    for name in sorted(values, key=lambda name: name.count('.')):  # a section before its fields
+        *sections, last = name.split('.')
+        branch = tree
+        for section in sections:
+            branch = branch.get(section) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict) or last not in branch:
+            close = difflib.get_close_matches(name, _names(tree), n=1)
+            raise UserError(f'the config has no field {name}{f"; perhaps you meant {close[0]}" if close else ""}')
+        value = values[name]
+        if isinstance(branch[last], dict) and isinstance(value, str):
+            value = _build_choice(name, value)
+        branch[last] = to_dict(value)
+    return from_dict(tree)
+
+
+def _build_choice(name: str, kind: str) -> Any:
+    """A choice of that kind with its defaults."""
+    annotation = {f.name: f.type for f in dataclasses.fields(Config)}[name.split('.')[0]]
+    if '.' in name or not typing.get_args(annotation):
+        raise UserError(f'{name} is {kind!r}; it is a section, set its fields')
+    return _build(annotation, {'kind': kind}, f'{name}.')
+
+
+def _names(tree: dict, prefix: str = '') -> list[str]:
+    """The dotted names of everything in a nested dictionary, sections included."""
+    found = []
+    for name, value in tree.items():
+        found += [prefix + name, *(_names(value, f'{prefix}{name}.') if isinstance(value, dict) else [])]
+    return found
 
 
 def to_json(config: Config) -> str:
@@ -119,7 +162,8 @@ def _build(annotation: Any, value: Any, path: str) -> Any:
             return _build(choices[kind], {name: v for name, v in value.items() if name != 'kind'}, path)
         if value is None and type(None) in args:
             return None
-        return _build(next(a for a in args if a is not type(None)), value, path)
+        words = tuple(word for a in args if typing.get_origin(a) is Literal for word in typing.get_args(a))
+        return _build(Literal[words] if words else next(a for a in args if a is not type(None)), value, path)
     if dataclasses.is_dataclass(annotation):
         fields = {f.name: f for f in dataclasses.fields(annotation)}
         for name, f in fields.items():  # what was the only kind when it was written down
@@ -135,7 +179,19 @@ def _build(annotation: Any, value: Any, path: str) -> Any:
         except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
     if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f'{path[:-1]} is {value!r}; it must be a list')
         return tuple(_build(args[0], v, path) for v in value)
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    expected = (str, int, float, bool) if origin is Literal else annotation
+    if not isinstance(value, expected) or (isinstance(value, bool) and annotation in (int, float)):
+        raise UserError(f'{path[:-1]} is {value!r}; it must be {_wanted(annotation)}')
     return value
+
+
+def _wanted(annotation: Any) -> str:
+    """What a field takes, in words."""
+    if typing.get_origin(annotation) is Literal:
+        return f'among {", ".join(map(str, typing.get_args(annotation)))}'
+    return {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text'}[annotation]

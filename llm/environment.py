@@ -20,13 +20,15 @@ def code_version() -> str:
         tracked = git('ls-files', '--error-unmatch', '__init__.py')
         if tracked.returncode == 0:
             commit = git('rev-parse', '--short=12', 'HEAD').stdout.decode().strip()
-            return commit if not git('status', '--porcelain', '.').stdout else f'{commit}+{_sources_hash()}'
+            return commit if not git('status', '--porcelain', '.').stdout else f'{commit}+{sources_hash()}'
     except (OSError, subprocess.TimeoutExpired):
         pass
-    return f'sources-{_sources_hash()}'
+    return f'sources-{sources_hash()}'
 
 
-def _sources_hash() -> str:
+@functools.cache
+def sources_hash() -> str:
+    """Twelve hex digits of SHA-256 over the package's source files, whatever commit they are of."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob('*.py')):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b'\0' + path.read_bytes())

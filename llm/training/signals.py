@@ -1,6 +1,8 @@
 """Being asked to stop."""
 
+import os
 import signal
+import threading
 
 
 class StopSignal:
@@ -29,3 +31,13 @@ class StopSignal:
     def _note(self, number, _):
         self.signal = int(number)
         signal.signal(number, self._previous[number])
+
+
+def end_with_parent() -> None:
+    """Asks this process to save and stop when the one that started it is gone: its end of our stdin, a pipe, closes."""
+
+    def wait():
+        os.read(0, 1)  # not through sys.stdin, whose lock would be held when Python ends
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -8,13 +8,13 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 
 from llm import config_json, runtime
 from llm.command_line import guarded
 from llm.config import Config
 from llm.errors import MachineError
 from llm.parallel.launch import Distributed, join
+from llm.training.signals import end_with_parent
 from llm.workdir import Workdir
 
 LOST = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'Gloo', 'gloo', 'NCCL', 'onnection')  # signs of a dead peer
@@ -45,7 +45,7 @@ def main(file: str) -> None:
     job = json.loads(pathlib.Path(file).read_text())
     workdir = Workdir(job['workdir'])
     runtime.prepare_host(workdir)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import jax
     from absl import logging
 
@@ -71,12 +71,6 @@ def main(file: str) -> None:
 def first_on_this_host(folder: pathlib.Path) -> pathlib.Path:
     """A file that appears in the folder of `command` if process 0 was one of those, and is done."""
     return folder / 'process-0-is-done'
-
-
-def _end_with_parent() -> None:
-    """Asks this process to save and stop when the one that started it is gone: its end of the pipe closes."""
-    os.read(0, 1)  # not through sys.stdin, whose lock would be held when Python ends
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave(code: int) -> None:

@@ -1,0 +1,45 @@
+"""How an experiment gets its runs: create, group, launch; the same call goes on where it stopped."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from llm.config import Config
+from llm.errors import MachineError, UserError
+from llm.sweep import population, registry, scheduler
+from llm.sweep.options import SweepOptions
+from llm.sweep.registry import Run
+
+
+def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options: SweepOptions) -> list[Run]:
+    """Trains every config that is not done yet, and writes the sweep's table.
+
+    Args:
+        folder: of the sweep.
+        configs: by the runs' names, as from `llm.sweep.space.configs`.
+        options: where and how.
+
+    Returns:
+        The runs, all of them done.
+
+    Raises:
+        MachineError: if runs failed for good; what is done stays, and the same call tries the others again.
+        Interrupted: if a signal came; what was running is saved.
+    """
+    if not configs:
+        raise UserError('the sweep has no run')
+    runs = registry.create(folder, configs)
+    jobs = population.groups(runs, options.population)
+    given_up = scheduler.run_all(runs, jobs, options.make_launcher(), options.retries, options.progress)
+    registry.export(registry.rows(runs), folder)
+    if given_up:
+        (run, outcome), count = next(iter(given_up.items())), len(given_up)
+        raise MachineError(
+            f'{count} of {len(runs)} runs failed; {run.name}: {outcome.message} (what each said is in {folder}/logs '
+            f'and {folder}/failures.jsonl; the same command tries them again)'
+        )
+    return runs
+
+
+def results(runs: Sequence[Run], column: str = 'held_out.loss') -> dict[str, float]:
+    """One number of each run, by its name."""
+    return {row['name']: row[column] for row in registry.rows(runs)}
