@@ -53,6 +53,8 @@ def test_twelve_runs_killed_anywhere_end_with_the_same_table(question, tmp_path,
     said, errors = alone.communicate(timeout=300)
     assert alone.returncode == 0, errors
     assert said.count(' done ') == 12
+    page = (tmp_path / 'alone/sweep.html').read_text()
+    assert 'held-out loss by optimizer.learning_rate' in page and page.count('status done') == 12
     out = tmp_path / 'killed'
     for rows in (5, 60, 100):  # in the first run, in the middle, near the end
         process = start(question, out)
