@@ -28,8 +28,9 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
     if not configs:
         raise UserError('the sweep has no run')
     runs = registry.create(folder, configs)
-    jobs = population.groups(runs, options.population)
-    given_up = scheduler.run_all(runs, jobs, options.make_launcher(), options.retries, options.progress)
+    launcher = options.make_launcher()
+    jobs = population.groups(runs, options.population, launcher.slots)
+    given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
     registry.export(registry.rows(runs), folder)
     if given_up:
         (run, outcome), count = next(iter(given_up.items())), len(given_up)
