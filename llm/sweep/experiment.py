@@ -29,8 +29,9 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
     if not configs:
         raise UserError('the sweep has no run')
     runs = registry.create(folder, configs)
-    jobs = population.groups(runs, options.population)
-    given_up = scheduler.run_all(runs, jobs, options.make_launcher(folder), options.retries, options.progress)
+    launcher = options.make_launcher(folder)
+    jobs = population.groups(runs, options.population, launcher.slots)
+    given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
     table = registry.rows(runs)
     registry.export(table, folder)
     page.write(runs, table, pathlib.Path(folder))
