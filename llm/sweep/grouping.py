@@ -1,0 +1,160 @@
+"""Which runs of a sweep are trained together."""
+
+import collections
+import itertools
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from absl import logging
+
+from llm.analysis import flops
+from llm.config import Config, NextToken
+from llm.sweep.registry import Run
+from llm.training.checkpoint import Checkpoints
+from llm.training.loop import finished
+from llm.training.together import LEFT
+from llm.training.train_step import static
+from llm.workdir import Workdir
+
+MOST = 32  # runs of a population
+STEP_FLOPS = 2e9  # of one run, up to which 'auto' trains together on processors: see docs/populations.md
+MEMORY = 0.5  # share of the machine's memory that one population may take, as estimated here
+
+
+def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1) -> list[list[Run]]:
+    """The jobs of a sweep: runs that are trained together, each run in one of them.
+
+    Together are runs whose configs differ in numbers only (`llm.training.train_step.static`), which learn to predict
+    the next token on one device, and which begin together or began together. Whoever began alone goes on alone, and so
+    does whoever left a population.
+
+    Args:
+        runs: of the sweep.
+        mode: 'on' wherever it applies, 'auto' where it also pays, 'off' nowhere.
+        slots: jobs at once; as many populations are made, if there are the runs for it.
+    """
+    together: dict[tuple[Config, int], list[Run]] = {}
+    jobs = []
+    for run in runs:
+        config = run.workdir.config()
+        lanes = None if mode == 'off' or not _applies(run, config, mode) else began(run.workdir)
+        if lanes is None:
+            jobs.append([run])
+        else:
+            together.setdefault((static(config), lanes), []).append(run)
+    share = -(-slots // max(1, len(together)))
+    for (config, lanes), members in together.items():
+        jobs += _in_step(members, lanes) if lanes else _cut(members, max(share, -(-len(members) // most(config))))
+    order = {run.key: place for place, run in enumerate(runs)}
+    return sorted(jobs, key=lambda job: order[job[0].key])
+
+
+def _applies(run: Run, config: Config, mode: str) -> bool:
+    if finished(config, run.workdir):
+        return False
+    reason = alone_because(config)
+    if reason and mode == 'on':
+        logging.warning('%s is trained alone: %s', run.name, reason)
+    return reason is None and (mode == 'on' or pays(config))
+
+
+def alone_because(config: Config) -> str | None:
+    """Why a config cannot be trained together with others, or None if it can."""
+    if not isinstance(config.objective, NextToken):
+        return f'objective {config.objective.kind} is not next_token'
+    if config.lora.rank:
+        return 'it trains adapters'
+    if config.init_from.continue_step:
+        return 'it is a fork'
+    parallel = config.parallel
+    if parallel.wrapper != 'jit' or (parallel.data or 1) * parallel.fsdp * parallel.tensor * parallel.context > 1:
+        return 'it asks for several devices'
+    return None
+
+
+def pays(config: Config) -> bool:
+    """Whether training together is expected to be faster than one after the other; figures in docs/populations.md."""
+    return _accelerated() or step_flops(config) <= STEP_FLOPS
+
+
+def step_flops(config: Config) -> float:
+    """Of one update of one run, by the default convention."""
+    length = config.data.sequence_length
+    return config.training.batch_size * length * flops.training_flops_per_token(config.model, length)
+
+
+def most(config: Config) -> int:
+    """Runs that one population may have: `MOST`, or fewer so that their states fit in memory, by a rough count.
+
+    Four numbers per parameter (itself, its gradient, two moments) and its average, and what the layers keep of each
+    token for the backward pass, in float32.
+    """
+    model = config.model
+    state = flops.matmul_weights(model) * (4 if config.training.ema_decay is None else 5)
+    rows = config.training.batch_size // config.training.accumulation
+    heads = model.num_heads * config.data.sequence_length  # scores of the reference attention
+    kept = model.num_layers * (8 * model.width + 3 * model.hidden_width + 2 * heads) + 3 * model.vocab_size
+    size = 4 * (state + rows * config.data.sequence_length * kept)
+    return max(1, min(MOST, int(MEMORY * _memory() / size)))
+
+
+def began(workdir: Workdir) -> int | None:
+    """How many lanes the population had that a run began in; 0 if it has not begun; None if it goes on alone."""
+    if max(stored_steps(workdir)) == 0:
+        return 0
+    return None if has_left(workdir) else workdir.runtime().get('population')
+
+
+def stored_steps(workdir: Workdir) -> set[int]:
+    """Steps that a run can go on from: its checkpoints', or the start."""
+    return set(Checkpoints(workdir.checkpoints).steps()) or {0}
+
+
+def has_left(workdir: Workdir) -> bool:
+    """Whether a run left a population because it diverged."""
+    return any(row.get('event') == LEFT for row in workdir.rows('event'))
+
+
+def common_step(steps: Iterable[set[int]]) -> int | None:
+    """The step that most of some sets have, of those the last; None if all are empty."""
+    counts = collections.Counter(step for some in steps for step in some)
+    return max(counts, key=lambda step: (counts[step], step), default=None)
+
+
+def _in_step(runs: list[Run], lanes: int) -> list[list[Run]]:
+    """Runs that began in populations of some size, those together that have a checkpoint of one step."""
+    jobs = []
+    while runs:
+        steps = [stored_steps(run.workdir) for run in runs]
+        step = common_step(steps)
+        jobs.append([run for run, its in zip(runs, steps, strict=True) if step in its][:lanes])
+        runs = [run for run in runs if run not in jobs[-1]]
+    return jobs
+
+
+def _cut(runs: list[Run], pieces: int) -> list[list[Run]]:
+    """In pieces of about equal size."""
+    pieces = min(pieces, len(runs))
+    edges = [len(runs) * i // pieces for i in range(pieces + 1)]
+    return [runs[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def _accelerated() -> bool:
+    """Whether there is something faster than processors, asked without starting jax on it."""
+    from llm.sweep.launchers import gpus
+
+    return os.environ.get('JAX_PLATFORMS', '') != 'cpu' and bool(gpus())
+
+
+def _memory() -> int:
+    """Bytes of the memory that training takes place in: the smallest GPU's, or the machine's."""
+    machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    if not _accelerated():
+        return machine
+    command = ['nvidia-smi', '--query-gpu=memory.total', '--format=csv,noheader,nounits']
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        return min(map(int, listed)) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return machine
