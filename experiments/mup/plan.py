@@ -8,6 +8,7 @@ from llm.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    DivergenceConfig,
     EvaluationConfig,
     Linear,
     LogConfig,
@@ -32,7 +33,7 @@ class Plan:
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
-    rates: tuple[float, ...] = tuple(2.0**-k for k in range(9, 3, -1))
+    rates: tuple[float, ...] = tuple(2.0**-k for k in range(8, 2, -1))
     seeds: int = 1
     steps: int = 120
     layers: int = 2
@@ -41,11 +42,16 @@ class Plan:
     vocabulary: int = 1024
 
 
-QUICK = Plan(widths=(16, 32), rates=(2**-8, 2**-6, 2**-4), steps=10, layers=1, rows=4, length=32, vocabulary=384)
+QUICK = Plan(widths=(16, 32), rates=(2**-7, 2**-5, 2**-3), steps=10, layers=1, rows=4, length=32, vocabulary=384)
 
 
 def base(plan: Plan) -> Config:
-    """The smallest model. Four heads at every width: they grow in size, which is what μP's attention scale is for."""
+    """The smallest model.
+
+    Four heads at every width: they grow in size, which is what μP's attention scale is for. Embeddings start at
+    deviation 1, as large as what the blocks add, and apart from the head: with GPT-2's tied 0.02 a learning rate that
+    suits the blocks overturns the embedding at every step, and that, not the width, decides which rate is best.
+    """
     return Config(
         name='base',
         model=ModelConfig(
@@ -54,11 +60,14 @@ def base(plan: Plan) -> Config:
             num_layers=plan.layers,
             width=plan.widths[0],
             num_heads=4,
+            tied_embeddings=False,
+            init_std=1.0,
         ),
         data=DataConfig(sequence_length=plan.length),
         optimizer=AdamW(weight_decay=0.0),
         schedule=Linear(horizon=plan.steps, warmup=plan.steps // 10),
         training=TrainingConfig(steps=plan.steps, batch_size=plan.rows),
+        divergence=DivergenceConfig(z_score=1e6),  # a rate that is too high is to be seen, not to be helped
         checkpoint=CheckpointConfig(every=10**6),
         evaluation=EvaluationConfig(every=10**6, batch_size=64, sample_tokens=0),
         log=LogConfig(every=10, tensorboard=False),
@@ -67,24 +76,25 @@ def base(plan: Plan) -> Config:
 
 def runs(plan: Plan) -> dict[str, Config]:
     """The configs by their runs' names; those of the base width stand for both parametrisations."""
-    narrow, *wide = plan.widths
-    mup = space.point('mup', {'model.parametrization': 'mup', 'model.base_width': narrow})
-    models = space.chain(space.axis('model.width', *plan.widths), space.product(mup, space.axis('model.width', *wide)))
+    mup = space.point('mup', {'model.parametrization': 'mup', 'model.base_width': plan.widths[0]})
+    narrow, *wide = (space.axis('model.width', width) for width in plan.widths)
+    models = space.chain(narrow, *(space.chain(one, space.product(mup, one)) for one in wide))
     rates = space.axis('optimizer.learning_rate', *plan.rates)
     return space.configs(base(plan), space.product(space.seeds(plan.seeds), models, rates))
 
 
 def checked(plan: Plan, parametrization: str, rate: float) -> Config:
-    """What the coordinate check trains: the same model on random tokens, without warm-up.
+    """What the coordinate check trains: a small model on random tokens, without warm-up.
 
-    The embedding starts small, so that a few updates outgrow it: what logits owe to their random start shrinks with
-    the width, and would hide what is learned.
+    The embedding is tied and starts small, so that a few updates outgrow it: what logits owe to the head's random start
+    shrinks with the width, and would hide what is learned.
     """
     model = dataclasses.replace(
         base(plan).model,
         vocab_size=64,
         context_length=16,
         num_layers=1,
+        tied_embeddings=True,
         init_std=0.005,
         parametrization=parametrization,
         base_width=plan.widths[0] if parametrization == 'mup' else None,
