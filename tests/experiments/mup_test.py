@@ -49,7 +49,7 @@ def test_optima_of_parabolas_are_found_between_the_rates():
     standard = finding(PLAN, table(), 'standard')
     np.testing.assert_allclose([np.log2(curve.optimum) for curve in standard.curves], [-2, -2.75, -3.25], atol=1e-9)
     assert standard.slope == pytest.approx(-0.625)
-    assert standard.carried == pytest.approx(0.1 * 1.25**2 - 0.1 * 0.25**2)  # the best of those tried, not the parabola's
+    assert standard.carried == pytest.approx(0.1 * 1.25**2 - 0.1 * 0.25**2)  # of those tried
     assert 'slope of −0.62' in standard.sentence()
 
 
