@@ -78,7 +78,9 @@ class Finding:
 
 
 def curves(plan: Plan, table: list[dict[str, Any]], parametrization: str) -> tuple[Curve, ...]:
-    """The curves of the runs that are done. The base width's runs count in both parametrisations.
+    """The curves of the widths that nothing is left to do for; a run that failed is no point of its curve.
+
+    The base width's runs count in both parametrisations.
 
     Args:
         plan: of the sweep.
@@ -88,11 +90,12 @@ def curves(plan: Plan, table: list[dict[str, Any]], parametrization: str) -> tup
     found = []
     for width in plan.widths:
         kind = 'standard' if width == plan.widths[0] else parametrization
+        own = [row for row in table if (row['model.width'], row['model.parametrization']) == (width, kind)]
         by_rate: dict[float, list[float]] = {}
-        for row in table:
-            if (row['model.width'], row['model.parametrization']) == (width, kind) and row['status'] == 'done':
+        for row in own:
+            if row['status'] == 'done':
                 by_rate.setdefault(row['optimizer.learning_rate'], []).append(row['held_out.loss'])
-        if by_rate:
+        if by_rate and all(row['status'] in ('done', 'failed') for row in own):
             rates = sorted(by_rate)
             found.append(Curve(width, tuple(rates), tuple(float(np.mean(by_rate[rate])) for rate in rates)))
     return tuple(found)

@@ -76,9 +76,7 @@ def coordinate_check(
     return Coordinates(tuple(widths), {name: np.stack([one[name] for one in changes]) for name in NAMES})
 
 
-def activations(
-    model: Transformer, params: dict, tokens: Int[Array, 'batch length']
-) -> dict[str, Float[Array, '...']]:
+def activations(model: Transformer, params: dict, tokens: Int[Array, 'batch length']) -> dict[str, Float[Array, '...']]:
     """What a model computes on the way, by the keys of `NAMES`: those of blocks are (layers, batch, length, width)."""
     output, captured = model.apply(
         {'params': params},

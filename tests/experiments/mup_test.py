@@ -60,8 +60,9 @@ def test_a_rate_that_stays_costs_nothing():
     assert mup.carried == 0
 
 
-def test_seeds_are_averaged_and_runs_that_are_not_done_left_out():
-    rows = [row(32, 'standard', 0.5, 3.0), row(32, 'standard', 0.5, 4.0), row(32, 'standard', 1.0, None, 'running')]
+def test_seeds_are_averaged_failed_runs_and_widths_that_are_not_done_left_out():
+    rows = [row(32, 'standard', 0.5, 3.0), row(32, 'standard', 0.5, 4.0), row(32, 'standard', 1.0, None, 'failed')]
+    rows += [row(64, 'mup', 0.5, 3.0), row(64, 'mup', 1.0, None, 'running')]
     assert curves(PLAN, rows, 'mup') == (Curve(32, (0.5,), (3.5,)),)
 
 
