@@ -28,7 +28,7 @@ LEFT = 'left'  # the event of a run that diverged, and goes on alone
 
 
 def train_together(members: Sequence[Attempt], lanes: int, progress: bool = True) -> None:
-    """Trains attempts to their ends, or until they leave; closes all of them.
+    """Trains attempts to their ends, or until they leave.
 
     Args:
         members: at the same step, with configs that are equal but for numbers (`llm.training.train_step.static`), on a
@@ -48,9 +48,6 @@ def train_together(members: Sequence[Attempt], lanes: int, progress: bool = True
         for member in together.members.values():
             member.fail(error)
         raise
-    finally:
-        for member in members:
-            member.close()
 
 
 def lanes_at_once() -> bool:
