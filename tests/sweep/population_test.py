@@ -4,9 +4,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.monitoring
@@ -31,6 +28,7 @@ from llm.config import (
 from llm.errors import Interrupted, MachineError
 from llm.sweep import population, registry, space
 from llm.training import divergence, together
+from llm.training.attempt import Attempt
 from llm.training.checkpoint import Checkpoints, load_params
 from llm.training.loop import train
 from llm.workdir import Workdir
@@ -200,6 +198,24 @@ def test_goes_on_to_the_bit_wherever_it_died(trained, base, one_device, tmp_path
         assert same_to_the_bit(path, whole)
 
 
+def test_dying_while_summaries_are_written_loses_nothing(trained, base, one_device, tmp_path, monkeypatch):
+    """None is called done before all have their last checkpoint, so none makes its last steps in another company."""
+    paths, finish = planned(tmp_path, base), Attempt.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Attempt, 'finish', lambda run: dies() if run.workdir.path == paths[2] else finish(run))
+        with pytest.raises(Crash):
+            population.train_population(paths, progress=False, devices=one_device)
+    assert [Workdir(path).summary()['status'] for path in paths] == ['done', 'done', 'running', 'running']
+    assert Checkpoints(Workdir(paths[3]).checkpoints).steps()[-1] == 50
+    together_then_alone(paths, one_device)
+    for path, whole in zip(paths, trained[0], strict=True):
+        assert same_to_the_bit(path, whole)
+
+
+def dies():
+    raise Crash
+
+
 @pytest.mark.parametrize(
     'number, behind', [(signal.SIGINT, [1, 3]), pytest.param(signal.SIGTERM, [], marks=pytest.mark.slow)]
 )
@@ -283,39 +299,3 @@ def test_runs_that_differ_in_numbers_compile_once(base, alone, one_device, tmp_p
     assert counts == [0, 0]
     jax.jit(lambda x: x + len(counts))(1.0)
     assert len(compiled) > sum(counts), 'nothing is counted'
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_at_any_point_ends_with_the_same_table(base, tmp_path):
-    """SIGKILL through the command line, in one sweep again and again, against a sweep that was left alone."""
-    file = tmp_path / 'config.py'
-    text = config_json.to_json(config_json.override(base, {'training.steps': 30, 'checkpoint.every': 5}))
-    file.write_text(f'from llm.config_json import from_json\n\ndef get_config():\n    return from_json({text!r})\n')
-
-    def start(out):
-        command = [sys.executable, '-m', 'llm', 'sweep', '--config', str(file), '--out', str(out), '--seeds', '3']
-        command += ['--vary', 'optimizer.learning_rate=1e-3,2e-3,3e-3,4e-3', '--population', 'on']
-        environment = os.environ | {'NPROC': '2', 'XLA_FLAGS': ''}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def table(out):
-        names = ('name', 'status', 'step', 'tokens', 'train_loss', 'held_out.loss', 'params_sha256')
-        return [[row[name] for name in names] for row in registry.rows(registry.open_sweep(out))]
-
-    alone = start(tmp_path / 'alone')
-    output, _ = alone.communicate(timeout=300)
-    assert alone.returncode == 0, output.decode()
-    killed = 0
-    for wanted in (1, 60, 12 * 14, 12 * 22, 12 * 30):  # rows of all runs until the kill; the last, at their end
-        process = start(tmp_path / 'killed')
-        rows = lambda: sum(p.read_bytes().count(b'"train"') for p in tmp_path.glob('killed/runs/*/metrics.jsonl'))
-        while process.poll() is None and rows() < wanted:
-            time.sleep(0.01)
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-    assert killed >= 4, 'the kills came too late to mean anything'
-    process = start(tmp_path / 'killed')
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output.decode()
-    assert table(tmp_path / 'killed') == table(tmp_path / 'alone')
-    assert {Workdir(p).runtime()['population'] for p in tmp_path.glob('*/runs/*')} == {12}
