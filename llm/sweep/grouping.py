@@ -19,7 +19,7 @@ from llm.training.train_step import static
 from llm.workdir import Workdir
 
 MOST = 32  # runs of a population
-RUN_FLOPS = 2e12  # of a run, up to which starting a process for it costs more than a lane: see docs/populations.md
+RUN_FLOPS = 1e12  # of a run, up to which starting a process for it costs more than a lane: see docs/populations.md
 MEMORY = 0.5  # share of the machine's memory that one population may take, as estimated here
 
 

@@ -54,7 +54,7 @@ def lanes_at_once() -> bool:
     """Whether a step is `jax.vmap`ped over the lanes, or loops over them.
 
     Operations over all lanes fill an accelerator that one small run leaves idle. A CPU has no idle part, and a product
-    with an axis of lanes in front is not its fastest: there a lane of the vmapped step takes 1.0 to 1.4 times the
+    with an axis of lanes in front is not its fastest: there a lane of the vmapped step takes 1.1 to 1.4 times the
     processor time of a step alone, one of the loop 0.9 to 1.3 times (docs/populations.md).
     """
     return jax.default_backend() != 'cpu'
