@@ -47,10 +47,14 @@ def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1, processes: b
             jobs.append([run])
         else:
             together.setdefault((static(config), lanes), []).append(run)
+    order = {run.key: place for place, run in enumerate(runs)}
+    for (config, lanes), members in list(together.items()):
+        if lanes and not any(has_begun(run.workdir) for run in members):  # killed as they began: like any other
+            fresh = together.setdefault((config, 0), []) + together.pop((config, lanes))
+            together[config, 0] = sorted(fresh, key=lambda run: order[run.key])
     share = -(-slots // max(1, len(together)))
     for (config, lanes), members in together.items():
         jobs += _in_step(members, lanes) if lanes else _cut(members, max(share, -(-len(members) // most(config))))
-    order = {run.key: place for place, run in enumerate(runs)}
     return sorted(jobs, key=lambda job: order[job[0].key])
 
 
@@ -109,10 +113,15 @@ def most(config: Config) -> int:
 
 
 def began(workdir: Workdir) -> int | None:
-    """How many lanes the population had that a run began in; 0 if it has not begun; None if it goes on alone."""
+    """How many lanes the population has that a run belongs to; 0 if to none yet; None if it goes on alone."""
     if has_left(workdir):
         return None
-    return 0 if max(stored_steps(workdir)) == 0 else workdir.runtime().get('population')
+    return workdir.runtime().get('population', None if has_begun(workdir) else 0)
+
+
+def has_begun(workdir: Workdir) -> bool:
+    """Whether a run has a checkpoint beyond its start."""
+    return max(stored_steps(workdir)) > 0
 
 
 def stored_steps(workdir: Workdir) -> set[int]:

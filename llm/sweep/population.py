@@ -15,7 +15,7 @@ from absl import logging
 from llm import runtime
 from llm.config import Config
 from llm.parallel import mesh as mesh_lib
-from llm.sweep.grouping import alone_because, began, common_step, groups, stored_steps
+from llm.sweep.grouping import alone_because, began, common_step, groups, has_begun, stored_steps
 from llm.training.attempt import Attempt
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import existing_tokenizer, finished, locked
@@ -79,7 +79,8 @@ def _open(configs: dict[Workdir, Config], devices: list[jax.Device], held: conte
     if len(workdirs) < 2:
         return []
     # As many lanes as there are runs, or as the population had that they began in.
-    choices |= {'population': max(len(workdirs), *(began(workdir) for workdir in workdirs))}
+    lanes = [began(workdir) for workdir in workdirs] if any(map(has_begun, workdirs)) else []
+    choices |= {'population': max([len(workdirs), *lanes])}
     batches: dict[int, Any] = {}  # by the seed of their order
     members = []
     for workdir in workdirs:

@@ -108,6 +108,7 @@ def stands(run, steps=(), lanes=None, left=False, status=None):
         ([{}] * 4, [[0, 1, 2, 3]]),
         ([{'status': 'done', 'steps': (40,)}, {}, {}, {}], [[0], [1, 2, 3]]),
         ([{'steps': (0,), 'lanes': 4}, {}, {}, {}], [[0, 1, 2, 3]]),  # killed as it began
+        ([{'steps': (0, 20), 'lanes': 4}] * 3 + [{'steps': (0,), 'lanes': 4}], [[0, 1, 2, 3]]),  # and as it first saved
         ([{'steps': (20, 30), 'lanes': 4}] * 4, [[0, 1, 2, 3]]),
         ([{'steps': (20, 30), 'lanes': 4}, {'steps': (20,), 'lanes': 4}] * 2, [[0, 1, 2, 3]]),
         ([{'steps': (10, 20), 'lanes': 4}, *[{'steps': (30, 39), 'lanes': 4}] * 3], [[0], [1, 2, 3]]),
