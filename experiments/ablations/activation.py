@@ -1,7 +1,7 @@
 """Which nonlinearity in the feed-forward layer?
 
-Gated ones have three matrices instead of two (Shazeer 2020), so their hidden layer is 2/3 as wide, as is usual, and all
-arms have the same number of parameters: 3 x 192 = 2 x 288 columns.
+Gated ones have three matrices instead of two (Shazeer 2020), so their hidden layer is 2/3 as wide, as is usual, and
+all arms have the same number of parameters: 3 x 192 = 2 x 288 columns.
 """
 
 from experiments.ablations.base import BASE

@@ -18,7 +18,7 @@ BASE = Config(
     name='base',
     model=ModelConfig(vocab_size=512, context_length=64, num_layers=2, width=64, num_heads=4, embedding_norm=True),
     data=DataConfig(sequence_length=64),
-    optimizer=AdamW(learning_rate=2e-2),
+    optimizer=AdamW(learning_rate=1e-2),
     schedule=Cosine(horizon=STEPS, warmup=30),
     training=TrainingConfig(steps=STEPS, batch_size=8),
     checkpoint=CheckpointConfig(every=10 * STEPS, keep_last=1),  # the last one only

@@ -1,8 +1,8 @@
 """How many key and value heads?
 
-Fewer of them make the cache of a decoding model smaller: grouped-query (Ainslie et al. 2023) and multi-query attention
-(Shazeer 2019). What they save in parameters is given back to the feed-forward layer in two arms, so that what is lost by
-sharing can be told from what is lost by being smaller.
+Fewer of them make the cache of a decoding model smaller: grouped-query (Ainslie et al. 2023) and multi-query
+attention (Shazeer 2019). What they save in parameters is given back to the feed-forward layer in two arms, so that
+what is lost by sharing can be told from what is lost by being smaller.
 """
 
 from experiments.ablations.base import BASE

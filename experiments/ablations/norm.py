@@ -1,8 +1,8 @@
 """Which norm, and where?
 
-RMSNorm leaves out LayerNorm's mean (Zhang & Sennrich 2019). Before a sub-layer it keeps the residual stream free, which
-is what makes deep models train (Xiong et al. 2020); after it is the original place (Vaswani et al. 2017); both is what
-Gemma 2 does.
+RMSNorm leaves out LayerNorm's mean (Zhang & Sennrich 2019). Before a sub-layer it keeps the residual stream free,
+which is what makes deep models train (Xiong et al. 2020); after it is the original place (Vaswani et al. 2017); both
+is what Gemma 2 does.
 """
 
 from experiments.ablations.base import BASE

@@ -1,7 +1,8 @@
 """Which optimizer?
 
-Each at the learning rate and decay that its own paper's defaults come to here; which is what a question about optimizers
-mostly measures. Ask with --tune before believing it (Choi et al. 2019, "On Empirical Comparisons of Optimizers").
+Each at the learning rate and decay that its own paper's defaults come to here; which is what a question about
+optimizers mostly measures. Ask with --tune before believing it (Choi et al. 2019, "On Empirical Comparisons of
+Optimizers").
 """
 
 from experiments.ablations.base import BASE

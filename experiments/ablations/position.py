@@ -1,8 +1,8 @@
 """How should a model learn where a token stands?
 
-Rotary embeddings turn queries and keys by their position (Su et al. 2021), ALiBi takes a slope times the distance off the
-scores (Press et al. 2022); the older two add a vector per position to the embedding, learned or of sines. `none` tells
-how much a causal mask gives away by itself (Haviv et al. 2022).
+Rotary embeddings turn queries and keys by their position (Su et al. 2021), ALiBi takes a slope times the distance off
+the scores (Press et al. 2022); the older two add a vector per position to the embedding, learned or of sines. `none`
+tells how much a causal mask gives away by itself (Haviv et al. 2022).
 """
 
 from experiments.ablations.base import BASE

@@ -1,7 +1,7 @@
 """Do normalised queries and keys help?
 
-They bound the attention's scores, so that a high learning rate does not blow them up (Henry et al. 2020; Dehghani et al.
-2023). So the question is asked twice: at the base's learning rate and at four times that.
+They bound the attention's scores, so that a high learning rate does not blow them up (Henry et al. 2020; Dehghani et
+al. 2023). So the question is asked twice: at the base's learning rate and at four times that.
 """
 
 from experiments.ablations.base import BASE

@@ -1,8 +1,8 @@
 """How should the learning rate end?
 
 All arms warm up alike. A cosine goes down to a tenth, a line to nothing ("straight to zero", Bergsma et al. 2025),
-warm-up-stable-decay stays at the peak for four fifths (Hu et al. 2024), the inverse square root and the constant never
-come down, and are what the others are measured against where the end of training is not known beforehand.
+warm-up-stable-decay stays at the peak for four fifths (Hu et al. 2024), the inverse square root and the constant
+never come down, and are what the others are measured against where the end of training is not known beforehand.
 """
 
 from experiments.ablations.base import BASE, STEPS

@@ -1,8 +1,8 @@
 """Deep or wide?
 
-Kaplan et al. (2020) found that at equal parameters the shape hardly matters over a wide range. The arms have the base's
-number of weights in their blocks, within 2%; heads have 16 dimensions in all of them. Embeddings go with the width: equal
-parameters of blocks are not equal parameters in all, and not equal FLOPs (--budget flops).
+Kaplan et al. (2020) found that at equal parameters the shape hardly matters over a wide range. The arms have the
+base's number of weights in their blocks, within 2%; heads have 16 dimensions in all of them. Embeddings go with the
+width: equal parameters of blocks are not equal parameters in all, and not equal FLOPs (--budget flops).
 """
 
 from experiments.ablations.base import BASE

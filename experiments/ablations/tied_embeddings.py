@@ -1,7 +1,7 @@
 """Should the head be the embedding, transposed?
 
-Tying saves vocabulary x width parameters (Press & Wolf 2017), which is a third of this small model, and next to nothing
-of a large one. The third arm gives the untied model's parameters to the blocks instead.
+Tying saves vocabulary x width parameters (Press & Wolf 2017), which is a third of this small model, and next to
+nothing of a large one. The third arm gives the untied model's parameters to the blocks instead.
 """
 
 from experiments.ablations.base import BASE

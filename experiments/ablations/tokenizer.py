@@ -1,8 +1,8 @@
 """How large a vocabulary?
 
-More pieces are longer pieces: fewer of them for a text, each harder to guess, and a larger table to learn. Loss per token
-cannot be compared, bits per byte can. At equal tokens a larger vocabulary reads more text, and pays for a larger head;
---budget flops lets it pay.
+More pieces are longer pieces: fewer of them for a text, each harder to guess, and a larger table to learn. Loss per
+token cannot be compared, bits per byte can. At equal tokens a larger vocabulary reads more text, and pays for a
+larger head; --budget flops lets it pay.
 """
 
 from experiments.ablations.base import BASE
@@ -18,6 +18,6 @@ ABLATION = Ablation(
         '2,048 pieces': {'model.vocab_size': 2048},
         '512 unigram pieces': {'tokenizer.kind': 'unigram'},
     },
-    notes='Held-out windows are 64 tokens whatever a token is, and each starts without context: arms with longer pieces '
-    'see further back, in bytes, in training and in evaluation.',
+    notes='Held-out windows are 64 tokens whatever a token is, and each starts without context: arms with longer '
+    'pieces see further back, in bytes, in training and in evaluation.',
 )

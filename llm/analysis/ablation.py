@@ -18,7 +18,7 @@ from llm import config_json
 from llm.analysis import flops
 from llm.config import Config
 from llm.errors import MachineError, UserError
-from llm.sweep import registry, space
+from llm.sweep import forecast, registry, space
 from llm.sweep.experiment import run_sweep
 from llm.sweep.options import SweepOptions
 from llm.workdir import write_atomically
@@ -66,8 +66,8 @@ class Ablation:
 def arm_configs(ablation: Ablation, budget: Budget = 'tokens') -> dict[str, Config]:
     """The config of the base and of every arm, by label, the base first.
 
-    An arm makes as many steps as the base's tokens, or training FLOPs, allow; if that is another number than it has, its
-    schedule is stretched by the same factor, so that it decays to its end.
+    An arm makes as many steps as the base's tokens, or training FLOPs, allow; if that is another number than it has,
+    its schedule is stretched by the same factor, so that it decays to its end.
 
     Raises:
         UserError: for a field that the config does not have, or a value that it refuses.
@@ -197,7 +197,7 @@ def run(
     seeds: int = 5,
     budget: Budget = 'tokens',
     tuned: bool = False,
-    options: SweepOptions = SweepOptions(),
+    options: SweepOptions,
 ) -> None:
     """Trains all runs of an ablation that are not done, and writes down in the folder which belong to which arm.
 
@@ -233,6 +233,18 @@ def run(
     }
     write_atomically(folder / PLAN, json.dumps(plan, indent=1) + '\n')
     run_sweep(folder, everything, options)
+
+
+def forecast_text(ablation: Ablation, folder: pathlib.Path, seeds: int, budget: Budget, tuned: bool) -> str:
+    """What `run` would do, for a terminal: its runs, and what they would cost."""
+    check_seeds(seeds)
+    arms = arm_configs(ablation, budget)
+    runs = {name: config for one in run_configs(ablation, arms, seeds).values() for name, config in one.items()}
+    if tuned:
+        tuning = {config.name: config for one in tuning_configs(arms).values() for config in one.values()}
+        runs = tuning | runs
+    known = registry.open_sweep(folder) if (folder / 'sweep.json').is_file() else []
+    return forecast.text(forecast.forecasts(runs, forecast.speed(known)))
 
 
 def check_seeds(seeds: int) -> None:

@@ -18,21 +18,21 @@ from llm.workdir import write_atomically
 ABSENT = '–'
 MARKS = {'better': 'done', 'worse': 'failed', 'not distinguishable': 'neutral', 'untested': 'interrupted'}
 STATISTICS = (
-    'The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t over the paired '
-    'seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly reach beyond '
-    'the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; p Holm: corrected over '
-    'all arms of this question, and what verdicts rest on (5%). Effect: mean difference in standard deviations of the '
-    'differences (d_z) with Hedges’ correction. Seeds needed: for 80% power at this effect, at the level that Holm’s '
-    'correction asks of the smallest of the p values; from few seeds a rough guess.'
+    'The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t over the '
+    'paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly '
+    'reach beyond the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; p '
+    'Holm: corrected over all arms of this question, and what verdicts rest on (5%). Effect: mean difference in '
+    'standard deviations of the differences (d_z) with Hedges’ correction. Seeds needed: for 80% power at this '
+    'effect, at the level that Holm’s correction asks of the smallest of the p values; from few seeds a rough guess.'
 )
 BYTES = (
-    'Measured in bits per byte of all held-out documents after the last step: a loss per token is of another unit under '
-    'another tokenizer, and a byte is the same for all arms.'
+    'Measured in bits per byte of all held-out documents after the last step: a loss per token is of another unit '
+    'under another tokenizer, and a byte is the same for all arms.'
 )
 COSTS = (
-    'Training FLOPs count matrix products and causal attention, forward and backward. Memory is predicted, of one run’s '
-    'training step. Tokens/s is the median over the seeds on whatever else the machine was doing: runs that were trained '
-    'together in one program divide its time among them. Measure speed with `python -m llm benchmark`.'
+    'Training FLOPs count matrix products and causal attention, forward and backward. Memory is predicted, of one '
+    'run’s training step. Tokens/s is the median over the seeds on whatever else the machine was doing: runs that '
+    'were trained together in one program divide its time among them. Measure speed with `python -m llm benchmark`.'
 )
 
 

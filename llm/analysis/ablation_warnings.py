@@ -23,8 +23,8 @@ def _unfinished(results: Results) -> str:
     if not missing:
         return ''
     return (
-        f'Not done: {", ".join(missing)}. An arm is not compared without all of its seeds: those that are left may be the '
-        'lucky ones.'
+        f'Not done: {", ".join(missing)}. An arm is not compared without all of its seeds: those that are left may be '
+        'the lucky ones.'
     )
 
 
@@ -38,10 +38,10 @@ def _learning_rates(results: Results) -> str:
     table = results.plan['learning_rate_factors']
     if not table:
         return (
-            'The learning rate was not tuned per arm (--tune): an arm may win or lose because the base’s suits it better '
-            'or worse.'
+            'The learning rate was not tuned per arm (--tune): an arm may win or lose because the base’s suits it '
+            'better or worse.'
         )
-    edges = [label for label, tried in table.items() if _best(tried) in (list(tried)[0], list(tried)[-1])]
+    edges = [label for label, tried in table.items() if _best(tried) in (min(tried, key=float), max(tried, key=float))]
     edge = f' At the edge of what was tried, so perhaps better beyond it: {", ".join(edges)}.' if edges else ''
     return (
         'Learning rates were chosen per arm on one seed that is not reported, but on the same held-out documents.'
@@ -79,8 +79,8 @@ def _tokenizers(results: Results) -> str:
     if len(kinds) == 1:
         return ''
     return (
-        'Arms cut text differently: a loss per token cannot be compared among them, so training loss is not drawn; equal '
-        'tokens are not equal text.'
+        'Arms cut text differently: a loss per token cannot be compared among them, so training loss is not drawn; '
+        'and equal tokens are not equal text.'
     )
 
 

@@ -153,10 +153,10 @@ def interval_plot(title: str, x_label: str, spans: Sequence[Span]) -> Markup:
         axes.set_yticks(range(len(spans)), [one.name for one in spans], fontsize=10)
         axes.set_ylim(len(spans) - 0.45, -0.55)
         axes.grid(False, axis='y')
-        return _figure(figure, title)
+        return _figure(figure, title, Markup(''))
 
 
-def _figure(figure: Figure, title: str, legend: Markup = Markup('')) -> Markup:
+def _figure(figure: Figure, title: str, legend: Markup) -> Markup:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
     svg = _inline(buffer.getvalue(), title)
