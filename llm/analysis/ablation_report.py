@@ -18,6 +18,8 @@ from llm.workdir import write_atomically
 ABSENT = '–'
 MARKS = {'better': 'done', 'worse': 'failed', 'not distinguishable': 'neutral', 'untested': 'interrupted'}
 STATISTICS = (
+    'Seeds are paired: runs of one seed read the same data in the same order and start from the same weights wherever '
+    'shapes agree. '
     'The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t over the '
     'paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly '
     'reach beyond the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; p '
@@ -50,10 +52,11 @@ def write(results: Results) -> tuple[pathlib.Path, pathlib.Path]:
         'runs': _runs(results),
     }
     text = {'statistics': STATISTICS, 'bytes': BYTES, 'costs': COSTS}
+    beware = warnings(results)
     context = {
         'results': results,
         'verdicts': [(one, MARKS[one.outcome], _anchor(one.arm)) for one in results.comparisons],
-        'warnings': warnings(results),
+        'warnings': beware,
         'tables': tables,
         'text': text,
         'forest': _forest(results),
@@ -62,7 +65,7 @@ def write(results: Results) -> tuple[pathlib.Path, pathlib.Path]:
     }
     html = pages.write_page('ablation.html.j2', results.folder / 'report.html', context)
     markdown = results.folder / 'report.md'
-    write_atomically(markdown, _markdown(results, tables, text))
+    write_atomically(markdown, _markdown(results, tables, text, beware))
     write_atomically(results.folder / 'results.json', json.dumps(as_json(results), indent=1) + '\n')
     return html, markdown
 
@@ -231,10 +234,10 @@ def _anchor(arm: Arm) -> str:
     return 'runs-' + ''.join(c if c.isalnum() else '-' for c in arm.label)
 
 
-def _markdown(results: Results, tables: dict[str, Any], text: dict[str, str]) -> str:
+def _markdown(results: Results, tables: dict[str, Any], text: dict[str, str], beware: list[str]) -> str:
     parts = [f'# {results.plan["question"]}', f'**{results.summary}**']
     parts.append('\n'.join(f'- **{one.arm.label}** {one.verdict}.' for one in results.comparisons))
-    parts += ['## Read this with it', '\n'.join(f'- {line}' for line in warnings(results)) or 'Nothing to beware of.']
+    parts += ['## Read this with it', '\n'.join(f'- {line}' for line in beware) or 'Nothing to beware of.']
     parts += ['## Differences', _grid(tables['difference']), text['bytes'] + ' ' + text['statistics']]
     parts += ['## What each arm changes', _grid(tables['changes'], code=(1, 2, 3))]
     parts += ['## What each arm costs', _grid(tables['cost']), text['costs']]

@@ -138,7 +138,7 @@ def interval_plot(title: str, x_label: str, spans: Sequence[Span]) -> Markup:
         As `line_plot`, without a legend: names stand at the axis.
     """
     with matplotlib.rc_context(_SETTINGS | {'svg.hashsalt': title}):
-        figure = Figure(figsize=(6.6, 0.75 + 0.42 * len(spans)), layout='constrained')
+        figure = Figure(figsize=(7.6, 0.75 + 0.42 * len(spans)), layout='constrained')
         axes = figure.add_subplot()
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
@@ -150,6 +150,7 @@ def interval_plot(title: str, x_label: str, spans: Sequence[Span]) -> Markup:
             axes.plot([one.mean], [row], 'o', color=colour, markersize=7)
         _style(axes, x_label, '', False, False)
         axes.axvline(0, color=_TEXT, linewidth=1)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'.replace('-', '−')))
         axes.set_yticks(range(len(spans)), [one.name for one in spans], fontsize=10)
         axes.set_ylim(len(spans) - 0.45, -0.55)
         axes.grid(False, axis='y')
