@@ -66,9 +66,7 @@ def main():
     parser.add_argument('--out', type=pathlib.Path, required=True, help='folder for the sweeps; must not exist yet')
     parser.add_argument('--steps', type=int, default=get_config().training.steps, help='of each run')
     parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS), help='in the order of measuring')
-    parser.add_argument(
-        '--cached', action='store_true', help='keep compiled programs on the disk, as sweeps do'
-    )
+    parser.add_argument('--cached', action='store_true', help='keep compiled programs on the disk, as sweeps do')
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f'{args.out} exists; choose another --out')

@@ -19,9 +19,8 @@ ABSENT = '–'
 MARKS = {'better': 'done', 'worse': 'failed', 'not distinguishable': 'neutral', 'untested': 'interrupted'}
 STATISTICS = (
     'Seeds are paired: runs of one seed read the same data in the same order and start from the same weights wherever '
-    'shapes agree. '
-    'The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t over the '
-    'paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly '
+    'shapes agree. The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t '
+    'over the paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly '
     'reach beyond the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; p '
     'Holm: corrected over all arms of this question, and what verdicts rest on (5%). Effect: mean difference in '
     'standard deviations of the differences (d_z) with Hedges’ correction. Seeds needed: for 80% power at this '
@@ -33,8 +32,9 @@ BYTES = (
 )
 COSTS = (
     'Training FLOPs count matrix products and causal attention, forward and backward. Memory is predicted, of one '
-    'run’s training step. Tokens/s is the median over the seeds on whatever else the machine was doing: runs that '
-    'were trained together in one program divide its time among them. Measure speed with `python -m llm benchmark`.'
+    'run’s training step. Tokens/s is the median over the seeds, on whatever else the machine was doing; of runs that '
+    'were trained together in one program (“together”) it is what all of them reached at once, and not to be held '
+    'against runs that were trained alone. `python -m llm benchmark` measures speed.'
 )
 
 
@@ -175,6 +175,7 @@ def _costs(results: Results) -> Table:
         blocks = sum(part.count for part in memory.parameter_table(arm.config.model) if part.part.startswith('blocks'))
         steps, training = arm.config.training.steps, arm.config.training
         speeds = sorted(row['tokens_per_second'] for row in arm.rows if row.get('tokens_per_second'))
+        together = max(run.workdir.runtime().get('population') or 1 for run in arm.runs)
         rows.append(
             [
                 arm.label,
@@ -184,7 +185,8 @@ def _costs(results: Results) -> Table:
                 units.count(steps * training.batch_size * arm.config.data.sequence_length),
                 units.flops(one.flops),
                 units.size(one.bytes),
-                f'{speeds[len(speeds) // 2]:,.0f}' if speeds else ABSENT,
+                (f'{speeds[len(speeds) // 2]:,.0f}' if speeds else ABSENT)
+                + (f' ({together} together)' if together > 1 else ''),
             ]
         )
     return header, rows

@@ -237,6 +237,14 @@ def test_the_page_stands_alone_and_markdown_tables_are_whole(fake):
     assert '| alibi | `model.position` | `"rope"` | `"alibi"` |' in markdown
 
 
+def test_the_speed_of_runs_that_were_trained_together_is_marked(fake):
+    results = fake(QUESTION, VALUES)
+    for run in results.comparisons[0].arm.runs:
+        run.workdir.write_runtime({'population': 3})
+    markdown = ablation_report.write(results)[1].read_text()
+    assert '102 (3 together) |' in markdown and markdown.count('together) |') == 1
+
+
 def test_what_makes_a_comparison_unfair_is_said(fake):
     results = fake(QUESTION, VALUES)
     said = ' '.join(warnings(results))
