@@ -20,9 +20,9 @@ MARKS = {'better': 'done', 'worse': 'failed', 'not distinguishable': 'neutral', 
 STATISTICS = (
     'Seeds are paired: runs of one seed read the same data in the same order and start from the same weights wherever '
     'shapes agree. The difference is the arm less the base, seed by seed; lower is better. Interval: 95%, Student’s t '
-    'over the paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can hardly '
-    'reach beyond the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; p '
-    'Holm: corrected over all arms of this question, and what verdicts rest on (5%). Effect: mean difference in '
+    'over the paired seeds, each arm by itself. Bootstrap: expanded percentile interval (Hesterberg 2015), which can '
+    'hardly reach beyond the differences seen, so with few seeds it is a second opinion. p: paired t test, two-sided; '
+    'p Holm: corrected over all arms of this question, and what verdicts rest on (5%). Effect: mean difference in '
     'standard deviations of the differences (d_z) with Hedges’ correction. Seeds needed: for 80% power at this '
     'effect, at the level that Holm’s correction asks of the smallest of the p values; from few seeds a rough guess.'
 )
