@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from llm.analysis import ablation_curves, memory, pages, plots, units
 from llm.analysis.ablation import METRIC, UNIT
-from llm.analysis.ablation_results import Arm, Comparison, Results
+from llm.analysis.ablation_results import Arm, Comparison, Results, best_factor
 from llm.analysis.ablation_warnings import warnings
 from llm.analysis.statistics import number, p_text
 from llm.config_json import config_hash
@@ -199,7 +199,7 @@ def _tuning(results: Results) -> Table | None:
     factors = list(next(iter(table.values())))
     rows = []
     for label, tried in table.items():
-        best = min((value, factor) for factor, value in tried.items() if value is not None)[1]
+        best = best_factor(tried)
         cells = ['failed' if tried[f] is None else f'{tried[f]:.4f}{" *" if f == best else ""}' for f in factors]
         rows.append([label, *cells])
     return ['arm', *[f'× {factor}' for factor in factors]], rows

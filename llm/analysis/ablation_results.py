@@ -148,6 +148,11 @@ def _difference(base: Arm, arm: Arm, comparisons: int) -> Difference | None:
     return statistics.paired_difference(arm.values, base.values, comparisons=comparisons)
 
 
+def best_factor(tried: dict[str, float | None]) -> str:
+    """Of an arm's learning rates, as the plan has them, the one that was taken."""
+    return min((value, factor) for factor, value in tried.items() if value is not None)[1]
+
+
 def _list(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f'{", ".join(labels[:-1])} and {labels[-1]}'
 

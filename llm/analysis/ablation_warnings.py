@@ -5,7 +5,7 @@ from typing import Any
 
 from llm.analysis import memory
 from llm.analysis.ablation import cost
-from llm.analysis.ablation_results import Arm, Results
+from llm.analysis.ablation_results import Arm, Results, best_factor
 
 CLOSE = 0.02  # arms that differ by less are equal in parameters or FLOPs
 
@@ -41,16 +41,14 @@ def _learning_rates(results: Results) -> str:
             'The learning rate was not tuned per arm (--tune): an arm may win or lose because the base’s suits it '
             'better or worse.'
         )
-    edges = [label for label, tried in table.items() if _best(tried) in (min(tried, key=float), max(tried, key=float))]
+    edges = [
+        label for label, tried in table.items() if best_factor(tried) in (min(tried, key=float), max(tried, key=float))
+    ]
     edge = f' At the edge of what was tried, so perhaps better beyond it: {", ".join(edges)}.' if edges else ''
     return (
         'Learning rates were chosen per arm on one seed that is not reported, but on the same held-out documents.'
         + edge
     )
-
-
-def _best(tried: dict[str, float | None]) -> str:
-    return min((value, factor) for factor, value in tried.items() if value is not None)[1]
 
 
 def _unequal(results: Results) -> list[str]:
