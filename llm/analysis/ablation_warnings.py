@@ -78,7 +78,7 @@ def _tokenizers(results: Results) -> str:
         return ''
     return (
         'Arms cut text differently: a loss per token cannot be compared among them, so training loss is not drawn; '
-        'and equal tokens are not equal text.'
+        'equal tokens are not equal text, and a seed does not pair the text that arms read.'
     )
 
 
