@@ -14,7 +14,7 @@ from llm.errors import Interrupted, MachineError, UserError
 from llm.workdir import Workdir
 
 COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
-COMMANDS += ('train',)
+COMMANDS += ('sweep', 'train')
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
