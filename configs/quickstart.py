@@ -37,7 +37,7 @@ def get_config() -> Config:
         training=TrainingConfig(steps=STEPS, batch_size=8),
         checkpoint=CheckpointConfig(every=400),
         evaluation=EvaluationConfig(
-            every=200, max_windows=64, sample_prompt='def read(self, size=-1):\n', sample_tokens=96
+            every=400, max_windows=64, sample_prompt='def read(self, size=-1):\n', sample_tokens=96
         ),
         log=LogConfig(every=20),
     )

@@ -1,4 +1,4 @@
-"""From the quickstart's model to one that answers: instructions made from the standard library itself, in two minutes.
+"""From the quickstart's model to one that answers, in a minute or two: instructions made from the standard library.
 
 docs/assistant.md says how it was chosen.
 """
@@ -9,7 +9,7 @@ import pathlib
 from llm.config import SFT, Config, DataConfig, InitFromConfig, Linear, Muon, TrainingConfig
 from llm.config_file import load_config
 
-STEPS = 600
+STEPS = 300
 
 
 def get_config() -> Config:
@@ -23,4 +23,5 @@ def get_config() -> Config:
         schedule=Linear(horizon=STEPS, warmup=20),
         init_from=InitFromConfig(workdir='runs/quickstart'),
         training=TrainingConfig(steps=STEPS, batch_size=8),
+        evaluation=dataclasses.replace(base.evaluation, every=STEPS),
     )

@@ -41,6 +41,12 @@ class Workdir:
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Workdir) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     @classmethod
     def open(cls, path: str | os.PathLike) -> 'Workdir':
         """Opens a folder that a run has been started in.

@@ -1,5 +1,6 @@
 """Train every config of a space, each in a workdir of its own; the same command goes on where it stopped."""
 
+import dataclasses
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from llm.sweep.options import SweepOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Config):
+class Args(Config, SweepOptions):
     out: pathlib.Path  # folder of the sweep; made if there is none
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # FIELD=VALUE,VALUE,...; repeat it for a grid
     seeds: int = 0  # repetitions of every point: seeds 0, 1, ... of weights and data order; 0 is the config's seed
     dry_run: bool = False  # print the runs and what they would cost, and stop
-    sweep: Annotated[SweepOptions, tyro.conf.OmitArgPrefixes] = SweepOptions()
+
+    def __post_init__(self):
+        Config.__post_init__(self)
+        SweepOptions.__post_init__(self)
 
 
 def run(args: Args, config: Config, file: str | None) -> None:
@@ -32,6 +36,7 @@ def run(args: Args, config: Config, file: str | None) -> None:
     if args.seeds:
         axes.append(space.seeds(args.seeds))
     configs = space.configs(config, space.product(*axes))
+    options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
     runtime.prepare_host()
     if args.dry_run:
         _forecast(args, configs)
@@ -40,7 +45,7 @@ def run(args: Args, config: Config, file: str | None) -> None:
     from llm.sweep.experiment import run_sweep
 
     try:
-        run_sweep(args.out, configs, args.sweep)
+        run_sweep(args.out, configs, options)
     finally:
         if (args.out / 'sweep.json').is_file():
             print(registry.text(registry.rows(registry.open_sweep(args.out))))

@@ -29,7 +29,7 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
         raise UserError('the sweep has no run')
     runs = registry.create(folder, configs)
     jobs = population.groups(runs, options.population)
-    given_up = scheduler.run_all(runs, jobs, options.make_launcher(), options.retries, options.progress)
+    given_up = scheduler.run_all(runs, jobs, options.make_launcher(folder), options.retries, options.progress)
     registry.export(registry.rows(runs), folder)
     if given_up:
         (run, outcome), count = next(iter(given_up.items())), len(given_up)

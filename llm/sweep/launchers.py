@@ -127,9 +127,13 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C reaches the launcher, which passes it on
             )
 
-    def wait(self, timeout: float | None = None) -> Outcome | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
+    def finish(self) -> Outcome:
+        """Waits for its end. If this process is asked to stop meanwhile, the worker is, and still waited for."""
+        try:
+            self._process.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            self._process.wait()
         return self.outcome()
 
     def outcome(self) -> Outcome | None:

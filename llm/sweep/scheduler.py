@@ -84,7 +84,9 @@ def _start(state: _State, launcher: Launcher) -> None:
     while state.queue and len(state.running) < launcher.slots:
         job = state.queue.popleft()
         todo = Job(tuple(workdir for workdir in job.workdirs if not _done(workdir)))
-        if todo.workdirs:
+        if any(registry.is_claimed(workdir) for workdir in todo.workdirs):
+            state.later[todo] = time.monotonic() + ELSEWHERE
+        elif todo.workdirs:
             state.running[todo] = launcher.start(todo)
 
 
