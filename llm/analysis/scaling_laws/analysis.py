@@ -42,6 +42,43 @@ class Extrapolation:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What the fit says of a run that it has not seen, and what came of it.
+
+    Attributes:
+        name: of the run.
+        n, d, flops: parameters, tokens, cost.
+        loss: nats per token; the interval is for one run.
+        by_power_law: what the straight line through C says.
+        beyond: how far this is outside of what was fitted, in words.
+        measured: None until it was trained.
+    """
+
+    name: str
+    n: float
+    d: float
+    flops: float
+    loss: Estimate
+    by_power_law: float
+    beyond: str
+    measured: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.loss.value / self.measured - 1
+
+
+def predict(analysis: 'Analysis', name: str, n: float, d: float, flops: float) -> Prediction:
+    """Of one more run, of n parameters as the headline counts them."""
+    line = analysis.power_laws.get('C')
+    by_line = float(line(flops)) if line else float('nan')
+    return Prediction(
+        name, n, d, flops, analysis.fit.predict(n, d), by_line, tables.outside(analysis.runs, n, d, flops)
+    )
+
+
+@dataclass(frozen=True)
 class Analysis:
     """All of it.
 
@@ -136,7 +173,9 @@ def _about(first: Fit, profiles: IsoFlop | None, extrapolation: Extrapolation | 
             found.append(f'{name} is known to within {one} only')
     for profile in profiles.profiles if profiles else ():
         if profile.problem:
-            found.append(f'the IsoFLOP profile at {profile.budget:.3g} FLOPs is left out of the power laws: {profile.problem}')
+            found.append(
+                f'the IsoFLOP profile at {profile.budget:.3g} FLOPs is left out of the power laws: {profile.problem}'
+            )
     if profiles is None:
         found.append('the runs make no IsoFLOP profiles (two budgets with four sizes each): no approach 2')
     if extrapolation is None:
@@ -175,7 +214,8 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         iso = analysis.isoflop
         result['isoflop'] = plain({'a': iso.a, 'b': iso.b, 'log10_n0': iso.n0, 'log10_d0': iso.d0}) | {
             'profiles': [
-                {'budget': p.budget, 'n': list(p.best), 'loss': list(p.loss), 'problem': p.problem} for p in iso.profiles
+                {'budget': p.budget, 'n': list(p.best), 'loss': list(p.loss), 'problem': p.problem}
+                for p in iso.profiles
             ]
         }
     if analysis.envelope:
@@ -193,5 +233,3 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
             'inside': left.inside,
         }
     return result
-
-

@@ -96,7 +96,9 @@ class Frontier(NamedTuple):
     loss: list[Estimate]
 
 
-def frontier(fit: Fit, budgets: np.ndarray, flops_per_token: Callable[[np.ndarray], np.ndarray] | None = None) -> Frontier:
+def frontier(
+    fit: Fit, budgets: np.ndarray, flops_per_token: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Frontier:
     """The frontier of a fit with intervals.
 
     Args:

@@ -93,9 +93,7 @@ def isoflop(
     designs = [np.vander(np.log(n[runs]) - c, 3, increasing=True) for runs, c in zip(parts, centres, strict=True)]
     inverses = [np.linalg.pinv(design) for design in designs]
     parabolas = [inverse @ loss[runs] for inverse, runs in zip(inverses, parts, strict=True)]
-    residuals = [
-        loss[runs] - design @ p for runs, design, p in zip(parts, designs, parabolas, strict=True)
-    ]
+    residuals = [loss[runs] - design @ p for runs, design, p in zip(parts, designs, parabolas, strict=True)]
     free = sum(len(runs) - 3 for runs in parts)
     random = np.random.default_rng(seed)
     noise = np.sqrt(np.sum(np.concatenate(residuals) ** 2) / random.chisquare(free, (resamples, 1)))

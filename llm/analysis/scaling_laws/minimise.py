@@ -165,4 +165,6 @@ def _curvature(residual, shares, slopes, pull, weights, problem, delta, stuck):
         matrix[:, rate, rate] += np.sum(share * x**2, -1)
     matrix[:, 2, 2] += np.sum(by_e, -1)
     free = ~stuck
-    return np.where(free[:, :, None] & free[:, None, :], matrix, np.eye(5) * np.trace(matrix, axis1=1, axis2=2)[:, None, None] / 5)
+    return np.where(
+        free[:, :, None] & free[:, None, :], matrix, np.eye(5) * np.trace(matrix, axis1=1, axis2=2)[:, None, None] / 5
+    )

@@ -1,8 +1,8 @@
 """Power laws in one variable, loss = (X0 / x)^k (Kaplan et al. 2020): a straight line through the logarithms.
 
 x is what limits: the size where data is plentiful, the data where the size is, or the cost where both are chosen well.
-In a grid of runs the nearest to that is the lowest loss at each value of x. There is no irreducible loss in the form,
-so a line through losses that come near one is too flat at its end: the reason why L(N, D) has its E.
+In a grid of runs the nearest to that are those that no run with as little or less of x beats. There is no irreducible loss
+in the form, so a line through losses that come near one is too steep beyond its end: the reason why L(N, D) has its E.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class PowerLaw(NamedTuple):
     Attributes:
         exponent: k.
         scale: X0, in the unit of x; its interval is that of its logarithm, raised.
-        x, loss: (points,), the lowest loss at each value of x.
+        x, loss: (points,), of the runs that it goes through.
         deviation: of the log-losses from the line, root mean square.
     """
 
@@ -34,15 +34,15 @@ class PowerLaw(NamedTuple):
 
 
 def power_law(x: np.ndarray, loss: np.ndarray, resamples: int = 1000, seed: int = 0) -> PowerLaw | None:
-    """Through the lowest loss at each value of x (values within 10% count as one); None with less than three of them.
+    """Through the runs that none with as little or less of x beats; None with less than three of them.
 
     A line through a handful of points has no use of weights on them, so a resample draws noise as large as the
     deviations say (a parametric bootstrap, with its own uncertainty of the noise), in the logarithm.
     """
-    order = np.argsort(x, kind='stable')
-    x, loss = np.asarray(x, np.float64)[order], np.asarray(loss, np.float64)[order]
-    cuts = np.flatnonzero(x[1:] > 1.1 * x[:-1]) + 1
-    best = [part[np.argmin(loss[part])] for part in np.split(np.arange(len(x)), cuts)]
+    x, loss = np.asarray(x, np.float64), np.asarray(loss, np.float64)
+    order = np.lexsort((loss, x))
+    sunk = np.minimum.accumulate(np.concatenate([[np.inf], loss[order][:-1]]))
+    best = order[loss[order] < sunk]
     if len(best) < 3:
         return None
     x, loss = x[best], loss[best]
