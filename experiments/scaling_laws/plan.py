@@ -54,7 +54,7 @@ class Plan:
 def optimizer(width: int) -> Muon:
     """The learning rates of a width, for every length of run: the same for all, which orthogonal updates allow.
     docs/scaling_laws.md has the runs that chose them."""
-    return Muon(learning_rate=0.02, adam_learning_rate=0.03)
+    return Muon(learning_rate=0.04, adam_learning_rate=0.06)
 
 
 def model(plan: Plan, width: int) -> ModelConfig:

@@ -1,9 +1,9 @@
 """Intervals for every number of a fit, from one set of resamples.
 
-The Bayesian bootstrap (Rubin 1981): a resample weighs the runs by exponential draws, scaled to sum to their number, where
-the classic one counts them 0, 1, 2 … times. No resample loses a run, which is what makes the classic one too wide where
-runs are few. Percentile intervals: they carry over to any function of the numbers, so those of A are exp of those of
-log A, positive and lopsided as they must be. How often they hold the truth is measured in docs/scaling_laws.md.
+The Bayesian bootstrap (Rubin 1981): a resample weighs the runs by exponential draws, scaled to sum to their number,
+where the classic one counts them 0, 1, 2 … times. No resample loses a run, which is what makes the classic one too wide
+where runs are few. Percentile intervals: they carry over to any function of the numbers, so those of A are exp of those
+of log A, positive and lopsided as they must be. How often they hold the truth is measured in docs/scaling_laws.md.
 """
 
 import math
@@ -50,7 +50,7 @@ def weights(runs: int, resamples: int, seed: int = 0) -> np.ndarray:
 
 
 def estimate(value: float, samples: np.ndarray, level: float = LEVEL) -> Estimate:
-    """The percentile interval. Resamples in which the number does not exist (NaN) may be 5% at most, else there is none.
+    """The percentile interval; none if the number does not exist (NaN) in more than 5% of the resamples.
 
     Args:
         value: of the runs as they are.

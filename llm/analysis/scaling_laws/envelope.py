@@ -90,7 +90,7 @@ def _smoothed(curve: Curve, budgets: np.ndarray) -> np.ndarray:
 
 
 def _lowest(losses: np.ndarray, sizes: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """The lowest run at each cost; -1 where it is of the smallest or largest size that is there, which may be cut off."""
+    """The lowest run at each cost; -1 where it is of the smallest or largest size there: the best may lie beyond."""
     here = losses[runs]
     there = ~np.isnan(here)
     best = np.argmin(np.where(there, here, np.inf), 0)

@@ -1,9 +1,9 @@
 """The compute-optimal frontier of a fitted law: how many parameters and tokens a budget is best spent on.
 
 Under C = k N D (k = 6: Kaplan et al. 2020) there is a formula (Hoffmann et al. 2022, equation 4):
-N* = G (C / k)^a and D* = (C / k)^b / G, with G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta) and
-b = alpha / (alpha + beta). Where a token costs something else than 6 N FLOPs, as in small models, whose attention and
-head are not small, the optimum is searched along the budget.
+N* = G (C / k)^a and D* = (C / k)^b / G, with G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta)
+and b = alpha / (alpha + beta). Where a token costs something else than 6 N FLOPs, as in small models, whose attention
+and head are not small, the optimum is searched along the budget.
 """
 
 from collections.abc import Callable

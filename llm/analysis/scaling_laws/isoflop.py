@@ -1,9 +1,10 @@
 """IsoFLOP profiles (Hoffmann et al. 2022, approach 2): of runs that cost the same, a parabola of loss in log N.
 
-Its lowest point is the budget's best size; straight lines through the logarithms of the lowest points give the exponents
-of N*(C) and D*(C). Intervals: a profile has hardly more runs than a parabola has numbers, so it does not tell its noise, and
-weighing its runs anew would not either. All profiles together do. A resample (a parametric bootstrap) draws how large the
-noise is, given the residuals of all, then new losses on the parabolas with normal noise of that size.
+Its lowest point is the budget's best size; straight lines through the logarithms of the lowest points give the
+exponents of N*(C) and D*(C). Intervals: a profile has hardly more runs than a parabola has numbers, so it does not tell
+its noise, and weighing its runs anew would not either. All profiles together do. A resample (a parametric bootstrap)
+draws how large the noise is, given the residuals of all, then new losses on the parabolas with normal noise of that
+size.
 """
 
 from collections.abc import Callable, Sequence

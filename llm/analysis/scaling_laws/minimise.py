@@ -1,13 +1,13 @@
 """The minimisation behind a fit of L(N, D): a sum of Huber losses, for one data set or a thousand resamples at once.
 
-With t = (a - alpha log N, b - beta log D, e) the residual of a run is logsumexp(t) - log L, and the objective the SUM over
-runs of its Huber loss (Hoffmann et al. 2022, approach 3; delta = 1e-3, so nearly an absolute deviation). Besiroglu et al.
-(2024) traced wrong published numbers to averaging instead: the gradients of a mean fall below an optimiser's default
-tolerance before the optimum is near. Here the objective is a sum, and it ends where its gradient is `TOLERANCE` of the
-largest that residuals can make.
+With t = (a - alpha log N, b - beta log D, e) the residual of a run is logsumexp(t) - log L, and the objective the SUM
+over runs of its Huber loss (Hoffmann et al. 2022, approach 3; delta = 1e-3, so nearly an absolute deviation). Besiroglu
+et al. (2024) traced wrong published numbers to averaging instead: the gradients of a mean fall below an optimiser's
+default tolerance before the optimum is near. Here the objective is a sum, and the search ends where its gradient is
+`TOLERANCE` of the largest that residuals can make.
 
-`newton` is for many problems at once. Beyond delta a Huber loss has no curvature, so Newton's steps from afar would know
-little of where the kinks are; they follow the minimum while delta is lowered to what was asked for.
+`newton` is for many problems at once. Beyond delta a Huber loss has no curvature, so Newton's steps from afar would
+know little of where the kinks are; they follow the minimum while delta is lowered to what was asked for.
 """
 
 from typing import NamedTuple

@@ -72,18 +72,19 @@ def sentences(analysis: Analysis, prediction: Prediction | None) -> list[str]:
         f'misses a run by {np.sqrt(np.mean(analysis.fit.residuals**2)):.2%} (root mean square).',
     ]
     if left := analysis.extrapolation:
+        worst = left.errors[np.argmax(np.abs(left.errors))]
         said.append(
-            f'Without the {len(left.runs)} runs that cost most, the law misses them by {np.abs(left.errors).mean():.2%} '
-            f'on average, {left.errors[np.argmax(np.abs(left.errors))]:+.2%} at worst; {left.inside} of {len(left.runs)} '
-            'lie in their 95% intervals.'
+            f'Fitted without the {len(left.runs)} runs that cost most, the law misses these by '
+            f'{np.abs(left.errors).mean():.2%} on average, {worst:+.2%} at worst; '
+            f'{left.inside} of {len(left.runs)} lie in their 95% intervals.'
         )
     if prediction:
         text = f'Predicted for {prediction.name}: {prediction.loss}.'
         if prediction.measured is not None:
             held = 'inside' if prediction.loss.holds(prediction.measured) else 'outside'
             text += (
-                f' Measured: {number(prediction.measured)}; the prediction is off by {prediction.error:+.2%}, the loss is '
-                f'{held} the 95% interval. A power law in C alone said {number(prediction.by_power_law)}.'
+                f' Measured: {number(prediction.measured)}; the prediction is off by {prediction.error:+.2%}, the loss '
+                f'is {held} the 95% interval. A power law in C alone said {number(prediction.by_power_law)}.'
             )
         said.append(text + (f' ({prediction.beyond}.)' if prediction.beyond else ''))
     return said
@@ -140,8 +141,8 @@ def exponents(analysis: Analysis) -> Table:
         rows.append([f'loss = ({x}0 / {x})^k: k, {x}0', str(law.exponent), '', str(law.scale), ''])
     note = (
         'With FLOPs as counted the frontier is no exact power law: the exponents are of the straight line from the '
-        'smallest budget to ten times the largest. Power laws in one variable go through the runs that no run with less '
-        'of it beats, and have no E.'
+        'smallest budget to ten times the largest. Power laws in one variable go through the runs that no run with '
+        'less of it beats, and have no E.'
     )
     return 'Compute-optimal exponents', ['method', 'a of N*(C)', 'b of D*(C)', 'log10 N0', 'log10 D0'], rows, note
 

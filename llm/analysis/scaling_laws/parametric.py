@@ -1,4 +1,4 @@
-"""L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, approach 3), fitted to runs that were trained to the end.
+"""L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, approach 3), fitted to runs trained to the end.
 
 N is a number of parameters and D a number of tokens; the loss is in nats per token, and E what no model of the kind can
 get below. `minimise` says how the fit is made, `bootstrap` how its intervals are.
@@ -84,8 +84,8 @@ class Fit:
         return {name: bootstrap.estimate(getattr(self.law, name), getattr(self.resampled, name)) for name in names}
 
     def standard_errors(self) -> dict[str, float]:
-        """Of E, A and B in their logarithms: a fit tells them within a factor. Plus and minus an error of A itself would
-        reach below zero."""
+        """Those of E, A and B in their logarithms: a fit tells them within a factor, and plus and minus an error of A
+        itself would reach below zero."""
         logs = self.resampled._replace(**{name: np.log(getattr(self.resampled, name)) for name in 'EAB'})
         return {name: float(np.std(getattr(logs, name), ddof=1)) for name in Law._fields}
 

@@ -1,8 +1,8 @@
 """Power laws in one variable, loss = (X0 / x)^k (Kaplan et al. 2020): a straight line through the logarithms.
 
 x is what limits: the size where data is plentiful, the data where the size is, or the cost where both are chosen well.
-In a grid of runs the nearest to that are those that no run with as little or less of x beats. There is no irreducible loss
-in the form, so a line through losses that come near one is too steep beyond its end: the reason why L(N, D) has its E.
+In a grid of runs the nearest to that are those that no run with as little or less of x beats. There is no irreducible
+loss in the form, so a line through losses that come near one is too steep beyond its end: why L(N, D) has its E.
 """
 
 from typing import NamedTuple

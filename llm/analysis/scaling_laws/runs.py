@@ -79,16 +79,16 @@ def warnings(runs: Runs) -> list[str]:
     high = runs.decayed[np.nan_to_num(runs.decayed) > 0.15]
     if len(high):
         found.append(
-            f'{len(high)} of {len(runs)} runs ended before their learning rate had come down (up to {high.max():.0%} of '
-            'its peak was left): their losses are higher than runs of that length reach, and exponents are biased '
+            f'{len(high)} of {len(runs)} runs ended before their learning rate had come down (up to {high.max():.0%} '
+            'of its peak was left): their losses are higher than runs of that length reach, and exponents are biased '
             '(Hoffmann et al. 2022, appendix B); give every run a schedule that ends with it'
         )
     epochs = np.nan_to_num(runs.d / runs.unique)
     if (again := epochs > 1.001).any():
         found.append(
             f'{np.count_nonzero(again)} of {len(runs)} runs read data more than once, up to {epochs.max():.2g} times: '
-            f'the fit takes every one of D tokens for a fresh one, there are {runs.unique[again].min():,.0f} unique; past '
-            'about 4 epochs that is too kind to D (Muennighoff et al. 2023)'
+            f'the fit takes every one of D tokens for a fresh one, there are {runs.unique[again].min():,.0f} unique; '
+            'past about 4 epochs that is too kind to D (Muennighoff et al. 2023)'
         )
     places = {(n, d) for n, d in zip(runs.n, runs.d, strict=True)}
     if len(runs) < 2 * len(places):
