@@ -28,8 +28,10 @@ class Optimum(NamedTuple):
 
 
 def coefficient(law: Law) -> np.ndarray:
-    """G, of N* = G (C / k)^a."""
-    return (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
+    """G, of N* = G (C / k)^a; not a number where a term or its exponent is 0, for then there is no optimum."""
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        found = (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
+    return np.where(np.isfinite(found) & (found > 0), found, np.nan)
 
 
 def optimum(law: Law, budget: float, flops: float = FLOPS) -> Optimum:

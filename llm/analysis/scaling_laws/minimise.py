@@ -96,7 +96,7 @@ def lbfgs(start: np.ndarray, problem: Problem, weights: np.ndarray, delta: float
         method='L-BFGS-B',
         jac=True,
         bounds=bounds,
-        options={'ftol': 0, 'gtol': TOLERANCE, 'maxiter': 20_000, 'maxfun': 100_000, 'maxls': 50, 'maxcor': 20},
+        options={'ftol': 1e-15, 'gtol': TOLERANCE, 'maxiter': 20_000, 'maxfun': 100_000, 'maxls': 50, 'maxcor': 10},
     )
     return found.x
 

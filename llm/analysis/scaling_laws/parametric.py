@@ -18,7 +18,6 @@ from llm.errors import UserError
 
 PARAMETERS = 5
 _EXPONENTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)  # of the grid of starts
-_POLISHED = 3  # starts that L-BFGS goes on from
 
 
 class Law(NamedTuple):
@@ -160,13 +159,13 @@ def starts(problem: Problem) -> np.ndarray:
 
 
 def _from_grid(problem: Problem, delta: float) -> np.ndarray:
-    """The lowest minimum found: Newton from every start, then L-BFGS from the best ends and from the best starts."""
+    """The lowest minimum found: Newton from every start of the grid, L-BFGS from the best start and the best end."""
     weights = np.ones(len(problem.x))
     best = lambda thetas: thetas[np.argsort(minimise.value(thetas, problem, weights, delta))]
     grid = starts(problem)
     ends = best(minimise.newton(grid, problem, np.broadcast_to(weights, (len(grid), len(weights))), delta))
-    candidates = [ends[0], *best(grid)[:_POLISHED]]
-    return best(np.array([ends[0], *(minimise.lbfgs(start, problem, weights, delta) for start in candidates)]))[0]
+    polished = [minimise.lbfgs(start, problem, weights, delta) for start in (ends[0], best(grid)[0])]
+    return best(np.array([ends[0], *polished]))[0]
 
 
 def _law(theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> Law:
