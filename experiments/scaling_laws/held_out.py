@@ -23,7 +23,7 @@ def choose(plan: Plan, analysis: Analysis) -> Config:
     budget = plan.beyond * max(plan.budgets)
     best = float(optimum_at_cost(analysis.fit.law, budget, analysis.runs.cost(analysis.runs.n)).n)
     usable = [width for width in plan.widths if plans.steps(plan, width, budget) >= plans.LEAST_STEPS]
-    distance = lambda width: abs(np.log(memory.parameter_count(plans.model(plan, width)) / best))
+    distance = lambda width: abs(np.log(plans.parameters(plan, width) / best))
     return plans.config(plan, min(usable, key=distance), budget)
 
 

@@ -4,6 +4,7 @@ The dial is the width; depth, heads and learning rate follow from it, tokens fro
 everything else stay as they are, so that runs differ in what the law is about.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ def model(plan: Plan, width: int) -> ModelConfig:
     )
 
 
+@functools.cache
+def parameters(plan: Plan, width: int) -> int:
+    """All of them, embeddings too."""
+    return memory.parameter_count(model(plan, width))
+
+
 def cost(plan: Plan, width: int) -> float:
     """Training FLOPs of a token."""
     return flops.training_flops_per_token(model(plan, width), plan.sequence_length)
@@ -111,7 +118,7 @@ def profile(plan: Plan, budget: float) -> tuple[int, ...]:
     """The widths of a budget: the one nearest to the guessed optimum, and its neighbours."""
     guess = (budget / (8 * plan.ratio)) ** 0.5  # a token costs about 8 N: attention and head with the rest
     usable = [width for width in plan.widths if steps(plan, width, budget) >= LEAST_STEPS]
-    distances = [abs(math.log(memory.parameter_count(model(plan, width)) / guess)) for width in usable]
+    distances = [abs(math.log(parameters(plan, width) / guess)) for width in usable]
     first = min(max(0, distances.index(min(distances)) - plan.sizes // 2), max(0, len(usable) - plan.sizes))
     return tuple(usable[first : first + plan.sizes])
 
