@@ -233,7 +233,7 @@ def test_the_frontiers_exponents_and_coefficients():
         assert 10**front.d0.value * budget**front.b.value == pytest.approx(tokens.value, rel=1e-6)
 
 
-def test_a_measured_cost_passes_through_the_runs_and_goes_on_straight():
+def test_a_measured_cost_is_a_power_law_through_the_runs():
     sizes = np.array([1e4, 1e5, 1e6, 1e5])
     cost = frontier.MeasuredCost(sizes, 6 * sizes**1.1)
     assert cost(np.array([1e3, 1e4, 3e5, 1e7])) == pytest.approx(6 * np.array([1e3, 1e4, 3e5, 1e7]) ** 1.1)

@@ -170,7 +170,7 @@ def _about(first: Fit, profiles: IsoFlop | None, extrapolation: Extrapolation | 
     for name in ('alpha', 'beta'):
         one = numbers[name]
         if one.high - one.low > one.value:
-            found.append(f'{name} is known to within {one} only')
+            found.append(f'{name} is hardly determined: {one}')
     for profile in profiles.profiles if profiles else ():
         if profile.problem:
             found.append(

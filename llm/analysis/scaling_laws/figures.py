@@ -103,15 +103,14 @@ def curves(analysis: Analysis) -> Markup | None:
     if analysis.envelope is None:
         return None
     hull = analysis.envelope
-    sizes = sorted({curve.n for curve in analysis.runs.curves})
     series = [
-        Series(f'N = {curve.n:.3g}', curve.flops, _calm(curve.loss), sizes.index(curve.n) % NUM_COLOURS, legend=False)
-        for curve in analysis.runs.curves
+        Series('runs', curve.flops, _calm(curve.loss), colour=0, legend=i == 0)
+        for i, curve in enumerate(analysis.runs.curves)
     ]
     cuts = [0, *(np.flatnonzero(np.diff(hull.budgets) > 1.2 * hull.budgets[:-1]) + 1), len(hull.budgets)]
     for i, (start, stop) in enumerate(pairwise(cuts)):
         part = slice(start, stop)
-        series.append(Series('envelope', hull.budgets[part], hull.loss[part], 7, dashed=True, legend=i == 0))
+        series.append(Series('envelope', hull.budgets[part], hull.loss[part], colour=1, legend=i == 0))
     return line_plot('Training curves and their envelope', COST, 'training loss', series, log_x=True, log_y=True)
 
 

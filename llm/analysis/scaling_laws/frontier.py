@@ -62,20 +62,21 @@ def _along(law: Law, log_n: np.ndarray, budget: float, flops_per_token: Callable
 
 
 class MeasuredCost:
-    """FLOPs per token as a function of N, from runs: between their sizes a straight line in logarithms, and beyond."""
+    """FLOPs per token as a function of N: a straight line through the logarithms of runs, each size once.
+
+    A line, for the steps that depth takes as sizes grow would make the optimum jump.
+    """
 
     def __init__(self, n: np.ndarray, flops_per_token: np.ndarray):
-        sizes, where = np.unique(np.asarray(n, np.float64), return_inverse=True)
-        costs = np.exp(np.bincount(where, np.log(flops_per_token)) / np.bincount(where))
-        self._x, self._y = np.log(sizes), np.log(costs)
+        sizes, first = np.unique(np.asarray(n, np.float64), return_index=True)
+        costs = np.asarray(flops_per_token, np.float64)[first]
+        if len(sizes) == 1:
+            self._slope, self._level = 1.0, np.log(costs[0] / sizes[0])
+        else:
+            self._slope, self._level = straight(np.log(sizes), np.log(costs))
 
     def __call__(self, n: np.ndarray) -> np.ndarray:
-        x = np.log(n)
-        if len(self._x) == 1:
-            return np.exp(self._y[0] + x - self._x[0])
-        piece = np.clip(np.searchsorted(self._x, x) - 1, 0, len(self._x) - 2)
-        slope = (self._y[piece + 1] - self._y[piece]) / (self._x[piece + 1] - self._x[piece])
-        return np.exp(self._y[piece] + slope * (x - self._x[piece]))
+        return np.exp(self._level + self._slope * np.log(n))
 
 
 class Frontier(NamedTuple):
