@@ -46,16 +46,16 @@ def write(
     ]
     says = sentences(analysis, prediction)
     write_atomically(folder / 'report.md', _markdown(says, analysis.warnings, tables, facts))
+    isoflops, loss = figures.isoflops(analysis), figures.losses(analysis, prediction)
     drawn = [
-        ('IsoFLOP profiles and the frontier', [figures.isoflops(analysis), *figures.frontier(analysis, prediction)]),
-        ('Loss against cost, and training curves', [figures.losses(analysis, prediction), figures.curves(analysis)]),
-        ('What L(N, D) does not explain', figures.residuals(analysis)),
+        ('What a budget buys', [isoflops, loss, *figures.frontier(analysis, prediction)]),
+        ('What L(N, D) does not explain; training curves', [*figures.residuals(analysis), figures.curves(analysis)]),
     ]
     context = {
         'sentences': says,
         'cards': _cards(analysis, prediction),
         'warnings': analysis.warnings,
-        'plots': [(title, [plot for plot in plots if plot]) for title, plots in drawn],
+        'plots': [(title, [plot for plot in plots if plot is not None]) for title, plots in drawn],
         'tables': tables,
         'facts': pages.facts(facts),
     }
