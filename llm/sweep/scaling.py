@@ -1,9 +1,10 @@
 """The runs of a sweep as a table for scaling laws."""
 
-import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from llm.analysis import flops, memory
 from llm.analysis.scaling_laws.envelope import Curve
@@ -37,7 +38,7 @@ def table(runs: Sequence[Run]) -> Runs:
     column = lambda values: np.array([float(value) for value in values])
     total = column(row['parameters'] for row in tables)
     inner = total - column(embeddings(config) for config in configs)
-    unique = [run.workdir.summary()['data']['train']['tokens'] for run in done]
+    unique = [run.workdir.summary().get('data', {}).get('train', {}).get('tokens', math.nan) for run in done]
     return Runs(
         names=tuple(run.name for run in done),
         counts={'with embeddings': total, 'without embeddings': inner},
