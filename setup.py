@@ -7,6 +7,10 @@ from setuptools import find_packages, setup
 
 version = re.search(r"__version__ = '(.+?)'", pathlib.Path('llm/__init__.py').read_text()).group(1)
 
+RAY = ['ray>=2.9']
+SLURM = ['submitit>=1.5']
+NOTEBOOKS = ['ipykernel>=6', 'nbclient>=0.10', 'nbformat>=5']
+
 setup(
     name='glassbox-llm',
     version=version,
@@ -29,6 +33,9 @@ setup(
         'numpy>=2.0',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
+        'pyarrow>=15',
+        'rich>=13',
+        'scipy>=1.11',
         'sentencepiece>=0.2',
         'tensorboardX>=2.6',
         'tensorflow-datasets>=4.9.9',
@@ -36,6 +43,9 @@ setup(
         'tyro>=1.0',
     ],
     extras_require={
-        'test': ['beartype>=0.20', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+        'ray': RAY,
+        'slurm': SLURM,
+        'notebooks': [*NOTEBOOKS, 'jupyterlab>=4'],
+        'test': ['beartype>=0.20', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', *RAY, *SLURM, *NOTEBOOKS],
     },
 )

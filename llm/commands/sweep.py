@@ -49,7 +49,7 @@ def run(args: Args, config: Config, file: str | None) -> None:
     finally:
         if (args.out / 'sweep.json').is_file():
             print(registry.text(registry.rows(registry.open_sweep(args.out))))
-    print(f'table: {args.out}/table.csv and table.parquet', file=sys.stderr)
+    print(f'page: {args.out}/sweep.html; table: table.csv and table.parquet beside it', file=sys.stderr)
 
 
 def _forecast(args: Args, configs: dict[str, Config]) -> None:

@@ -1,5 +1,6 @@
 """One train step for one device, for a mesh or under `pmap`: the same body in different wrappers."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,16 @@ from llm.config import Config
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.row_programs import RowPrograms
 from llm.training.train_state import TrainState
-from llm.training.train_step import Metrics, make_train_step
+from llm.training.train_step import Metrics, make_train_step, static
+
+
+@functools.lru_cache(maxsize=8)
+def _program(config: Config, mesh: Mesh, tree: Any, places: tuple[Any, ...]) -> Any:
+    """The step as the devices run it. Runs in one process that differ in numbers only share it, compiled."""
+    programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
+    step = make_train_step(config, config.log.per_layer, programs.axis)
+    shardings = (jax.tree.unflatten(tree, places), mesh_lib.replicated(mesh))
+    return programs.wrap(step, (None, 0, None), (None, None), shardings=shardings, donate=(0,))
 
 
 class TrainStep:
@@ -29,9 +39,8 @@ class TrainStep:
         """
         self._programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
         self.local_rows = mesh_lib.local_rows(mesh, config.training.batch_size)  # of a batch, what this process loads
-        step = make_train_step(config, config.log.per_layer, self._programs.axis)
-        places = (jax.tree.map(lambda leaf: leaf.sharding, placed), mesh_lib.replicated(mesh))
-        self.program = self._programs.wrap(step, (None, 0, None), (None, None), shardings=places, donate=(0,))
+        places, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, placed))
+        self.program = _program(static(config), mesh, tree, tuple(places))
 
     def place(self, local: dict[str, np.ndarray]) -> dict[str, Any]:
         """Puts this process's rows of a batch where the step wants them."""

@@ -1,11 +1,12 @@
 """How an experiment gets its runs: create, group, launch; the same call goes on where it stopped."""
 
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from llm.config import Config
 from llm.errors import MachineError, UserError
-from llm.sweep import population, registry, scheduler
+from llm.sweep import page, population, registry, scheduler
 from llm.sweep.options import SweepOptions
 from llm.sweep.registry import Run
 
@@ -28,9 +29,13 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
     if not configs:
         raise UserError('the sweep has no run')
     runs = registry.create(folder, configs)
-    jobs = population.groups(runs, options.population)
-    given_up = scheduler.run_all(runs, jobs, options.make_launcher(folder), options.retries, options.progress)
-    registry.export(registry.rows(runs), folder)
+    launcher = options.make_launcher(folder)
+    processes = options.launcher != 'here'
+    jobs = population.groups(runs, options.population, launcher.slots, processes)
+    given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
+    table = registry.rows(runs)
+    registry.export(table, folder)
+    page.write(runs, table, pathlib.Path(folder))
     if given_up:
         (run, outcome), count = next(iter(given_up.items())), len(given_up)
         raise MachineError(

@@ -5,7 +5,7 @@
     claims/             a lock for each run, held by the process that trains it
     logs/               what those processes said
     failures.jsonl      each time that one of them failed: when, which run, exit code, last lines
-    table.csv, table.parquet    `rows`, written at the end of each launch
+    table.csv, table.parquet, sweep.html    `rows` for programs and for people, written at the end of each launch
 
 Nothing about a run is stored outside its workdir, so the registry cannot disagree with it. The same config under the
 same code is the same run: it is not run again. Under other code it is another run, in a folder of its own.
@@ -231,12 +231,23 @@ def failures(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-_QUIET = ('message', 'params_sha256', 'config_hash', 'code_version', 'workdir', 'steps', 'flops', 'failures')
+# Of a table's columns, those for machines.
+QUIET = (
+    'message',
+    'params_sha256',
+    'config_hash',
+    'code_version',
+    'workdir',
+    'steps',
+    'flops',
+    'failures',
+    *(f'held_out.{name}' for name in ('tokens', 'bytes', 'documents')),
+)
 
 
 def text(table: Sequence[Mapping[str, Any]]) -> str:
     """`rows` for a terminal, without the columns that are empty or for machines."""
-    columns = [name for name in table[0] if name not in _QUIET and any(row[name] is not None for row in table)]
+    columns = [name for name in table[0] if name not in QUIET and any(row[name] is not None for row in table)]
     return units.table(columns, [[_cell(row[name]) for name in columns] for row in table], left=2)
 
 

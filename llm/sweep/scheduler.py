@@ -112,6 +112,9 @@ def _enter(state: _State, job: Job, outcome: Outcome, runs: list[Run], retries: 
         logging.warning('%s was stopped and goes on', ', '.join(run.name for run in runs))
         state.queue.append(job)
         return
+    runs = [run for run in runs if not _done(run.workdir)]  # of those that were together, some may have ended well
+    if not runs:
+        return
     alone = len(runs) == 1
     for run in runs:
         registry.note_failure(run, outcome.code, outcome.message, time.time(), outcome.log)
@@ -125,7 +128,7 @@ def _enter(state: _State, job: Job, outcome: Outcome, runs: list[Run], retries: 
         state.given_up[runs[0]] = outcome
     else:
         logging.warning('%s failed (%s); trying again', runs[0].name, outcome.message)
-        state.queue.append(job)
+        state.queue.append(Job((runs[0].workdir,)))
 
 
 def _stop(running: dict[Job, Running]) -> None:

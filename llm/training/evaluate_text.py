@@ -8,13 +8,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm.config import Config, NextToken
+from llm.config import Config, ModelConfig, NextToken
 from llm.data.batches import held_out_windows
 from llm.data.examples import held_out_batches
 from llm.model import Transformer
 from llm.objectives import next_token
 from llm.parallel import mesh as mesh_lib
 from llm.tokenizer import Tokenizer
+
+
+@functools.lru_cache(maxsize=8)
+def _likelihoods(config: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
+    """The program; evaluators of one model in one process share it, compiled."""
+    model, hyper = Transformer(config), next_token.hyperparameters(NextToken())
+
+    @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+    def likelihoods(params, batch):
+        documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
+        logits = model.apply({'params': params}, batch['inputs'], **documents).logits
+        _, nll, _ = next_token.token_losses(logits, batch['targets'], hyper)
+        return nll
+
+    return likelihoods
 
 
 class TextEvaluator:
@@ -35,18 +50,9 @@ class TextEvaluator:
         """
         self._config, self._held_out, self._mesh = config, held_out, mesh
         self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
-        model, hyper = Transformer(config.model), next_token.hyperparameters(NextToken())
         self._rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
         self._local = slice(*mesh_lib.local_rows(mesh, self._rows))
-
-        @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-        def likelihoods(params, batch):
-            documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
-            logits = model.apply({'params': params}, batch['inputs'], **documents).logits
-            _, nll, _ = next_token.token_losses(logits, batch['targets'], hyper)
-            return nll
-
-        self._likelihoods = likelihoods
+        self._likelihoods = _likelihoods(config.model, mesh)
 
     def measure(self, params: Any, max_windows: int | None = None, stride: int | None = None) -> dict[str, float]:
         """Returns `loss` (nats per token), `perplexity`, `bits_per_byte`, `tokens` and `bytes`.

@@ -1,5 +1,6 @@
 """Where a run starts: its own last checkpoint, else another run's, else the seed."""
 
+import functools
 from typing import Any
 
 import jax
@@ -20,11 +21,12 @@ from llm.training.train_state import (
     keeps_base,
     state_from_params,
 )
+from llm.training.train_step import static
 from llm.workdir import Workdir
 
 
 def initialize(
-    config: Config, workdir: Workdir, checkpoints: Checkpoints, placed: TrainState
+    config: Config, workdir: Workdir, checkpoints: Checkpoints, placed: TrainState, at: int | None = None
 ) -> tuple[TrainState, dict[str, Any], str]:
     """Makes the state to train from.
 
@@ -35,13 +37,14 @@ def initialize(
         workdir: where what is frozen was put when the run began.
         checkpoints: the workdir's.
         placed: shapes, dtypes and shardings of the state; each device only ever holds its part.
+        at: take no checkpoint that is past this step, and remove those that are.
 
     Returns:
         The state, the run's record at that point, and one line that says where they came from.
     """
     checkpoints.delete_unfinished()
     if checkpoints.steps():
-        step = checkpoints.newest_good()
+        step = checkpoints.newest_good(at)
         if step is None:
             raise UserError('every checkpoint of this workdir is damaged; restore a copy, or start in a new workdir')
         checkpoints.delete_after(step)  # the damaged ones, which training will write again
@@ -54,8 +57,15 @@ def begin(config: Config, placed: TrainState) -> tuple[TrainState, dict[str, Any
     """The state of a run that has no checkpoint yet; see `initialize`."""
     if config.init_from.workdir:
         return _init_from(config, placed)
-    create = jax.jit(lambda seed: create_state(config, seed), out_shardings=_shardings(placed))
+    places, tree = jax.tree.flatten(_shardings(placed))
+    create = _creator(static(config), tree, tuple(places))
     return create(config.seed), new_record(), f'started from seed {config.seed}'
+
+
+@functools.lru_cache(maxsize=8)
+def _creator(config, tree, places):
+    """Runs that differ in numbers only share the program."""
+    return jax.jit(lambda seed: create_state(config, seed), out_shardings=jax.tree.unflatten(tree, places))
 
 
 def restore(checkpoints: Checkpoints, step: int, placed: TrainState, frozen: Any) -> TrainState:

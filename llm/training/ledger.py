@@ -41,6 +41,7 @@ class Ledger:
         self._since_row = (0.0, 0, 0.0)  # seconds, tokens and waiting timed up to the last row
         self._dispatched: float | None = None  # when the first step of this attempt was
         self.first_step_seconds: float | None = None  # until its metrics were there: tracing and compiling included
+        self.sharing = 1  # runs among which the time of the devices is divided
         self.shown = ''  # the last row in a few words, for the progress bar
         self.mark()
 
@@ -65,7 +66,7 @@ class Ledger:
         record['recent_losses'] = [*record['recent_losses'], values['loss']][-config.divergence.window :]
         record['tokens'] += tokens
         if self._clock is not None:
-            record['seconds'] += now - self._clock
+            record['seconds'] += (now - self._clock) / self.sharing
             record['timed_tokens'] += tokens
         self._clock = now
         if step % config.log.every == 0 or step == config.training.steps:
@@ -94,12 +95,15 @@ class Ledger:
         while True:
             asked = time.perf_counter()
             batch = next(batches)
-            got = time.perf_counter()
-            if self._clock is not None:
-                self.record['waited'] = self._waited() + got - asked
-            if self._dispatched is None:
-                self._dispatched = got
+            self.wait(time.perf_counter() - asked)
             yield batch
+
+    def wait(self, seconds: float) -> None:
+        """Enters how long the host waited for the batch of the step that is dispatched next."""
+        if self._clock is not None:
+            self.record['waited'] = self._waited() + seconds / self.sharing
+        if self._dispatched is None:
+            self._dispatched = time.perf_counter()
 
     def _waited(self) -> float:
         return self.record.get('waited', 0.0)  # a checkpoint of an older version has none

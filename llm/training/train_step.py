@@ -1,5 +1,6 @@
 """One update: gradients of the summed loss over micro-batches, divided once, then the optimizer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from llm.config import SFT, Config
+from llm.config import SFT, Config, NextToken
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.parallel.axes import constrain
@@ -29,6 +30,32 @@ def hyperparameters(config: Config) -> dict[str, Any]:
         'objective': registry.hyperparameters(config),
         'seed': jnp.uint32(config.seed),
     }
+
+
+def static(config: Config) -> Config:
+    """The config with everything set to one value that is an argument of the step, or that only the host reads.
+
+    Runs whose static configs are equal share a compiled step: they differ in numbers alone. A number that decides what
+    is computed stays: whether there is a clip norm, but not which.
+    """
+    some = lambda value, number: None if value is None else number
+    training = dataclasses.replace(
+        config.training,
+        clip_norm=some(config.training.clip_norm, 1.0),
+        ema_decay=some(config.training.ema_decay, 0.5),
+    )
+    objective = config.objective
+    if isinstance(objective, NextToken | SFT):
+        objective = dataclasses.replace(objective, z_loss=0.0, label_smoothing=0.0)
+    return dataclasses.replace(
+        config,
+        name='',
+        seed=0,
+        data=dataclasses.replace(config.data, seed=0),
+        objective=objective,
+        optimizer=type(config.optimizer)(),
+        training=training,
+    )
 
 
 def make_train_step(config: Config, per_layer: bool = False, axis: str | None = None):

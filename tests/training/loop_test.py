@@ -22,7 +22,7 @@ from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import Interrupted, MachineError, UserError
 from llm.parallel import step as parallel_step
-from llm.training import loop
+from llm.training.attempt import Attempt
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import Ledger
 from llm.training.loop import train
@@ -275,9 +275,9 @@ def test_dying_in_the_middle_of_a_rollback_repeats_it(tiny, one_device, tmp_path
     poison(monkeypatch, 9)  # met at step 10
     whole = train(tiny, tmp_path / 'whole', progress=False, devices=one_device)
     rolling = []
-    original = loop._Run._roll_back
+    original = Attempt.roll_back
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, '_roll_back', lambda self, *args: rolling.append(1) or original(self, *args))
+        patch.setattr(Attempt, 'roll_back', lambda self, *args: rolling.append(1) or original(self, *args))
         inner = getattr(Checkpoints, method)
 
         def dying(self, *args):
@@ -368,6 +368,7 @@ def test_compiles_once(tiny, one_device, tmp_path, monkeypatch):
         step = make(*args)
         return lambda *inputs: traces.append(1) or step(*inputs)
 
+    parallel_step._program.cache_clear()  # of runs like this one, before
     monkeypatch.setattr(parallel_step, 'make_train_step', counting)
     train(tiny, tmp_path / 'run', progress=False, devices=one_device)
     assert len(traces) == 1

@@ -13,7 +13,7 @@ import pytest
 from llm import config_json
 from llm.analysis import flops
 from llm.data.batches import TrainBatches
-from llm.training import loop
+from llm.training import attempt
 from llm.training.ledger import Ledger
 from llm.training.loop import train
 from llm.workdir import Workdir
@@ -29,8 +29,8 @@ def test_one_compilation_per_start_evaluation_and_resume_included(tiny, one_devi
     """Twelve steps with evaluations and checkpoints, in two starts: each traces its step and its evaluation once."""
     steps, evaluators = [], []
     for name, made in (('make_step', steps), ('make_evaluator', evaluators)):
-        make = getattr(loop, name)
-        monkeypatch.setattr(loop, name, lambda *args, make=make, made=made: made.append(make(*args)) or made[-1])
+        make = getattr(attempt, name)
+        monkeypatch.setattr(attempt, name, lambda *args, make=make, made=made: made.append(make(*args)) or made[-1])
     train(change(tiny, 'training', steps=7), tmp_path / 'run', progress=False, devices=one_device)
     train(tiny, tmp_path / 'run', progress=False, devices=one_device)
     assert [step.program._cache_size() for step in steps] == [1, 1]
