@@ -9,6 +9,7 @@ import tempfile
 os.environ['NPROC'] = '32'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # SciPy's small systems wake threads for nothing
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ['GLASSBOX_CACHE'] = str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-cache')

@@ -1,5 +1,6 @@
 """What a sweep will cost, before it is started: FLOPs, memory and time of each run."""
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,7 +41,8 @@ def forecasts(configs: Mapping[str, Config], flops_per_second: float | None) -> 
     known: dict[Any, tuple[int, int]] = {}  # traced once for each model and batch
     result = []
     for name, config in configs.items():
-        key = (config.model, config.training, config.data.sequence_length, type(config.optimizer), config.objective)
+        training = dataclasses.replace(config.training, steps=1)
+        key = (config.model, training, config.data.sequence_length, type(config.optimizer), config.objective)
         if key not in known:
             known[key] = memory.parameter_count(config.model), memory.memory_estimate(resolve(config)).total
         parameters, size = known[key]
