@@ -100,14 +100,14 @@ def _run(name: str, arguments: list[str]) -> None:
         return
     program = f'python -m llm {name}'
     if not issubclass(module.Args, Config):
-        module.run(_parse(module.Args, arguments, program, module.__doc__))
+        module.run(parse(module.Args, arguments, program, module.__doc__))
         return
     file, arguments = _config_file(arguments)
     config = load_config(file) if file else Config()
     start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
     about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
-    args = _parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
+    args = parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
     more = {'file': file} if 'file' in inspect.signature(module.run).parameters else {}
     module.run(args, Config(**{name: getattr(args, name) for name in start}), **more)
 
@@ -135,8 +135,19 @@ def _tyro_names(arguments: list[str]) -> list[str]:
     return [names.get(argument.replace('-', '_') if ':' in argument else '', argument) for argument in arguments]
 
 
-def _parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
-    """tyro's parser, with its boxed errors turned into one line."""
+def parse(cls: type, arguments: list[str], program: str, description: str | None, default: Any = None) -> Any:
+    """tyro's parser, with its boxed errors turned into one line.
+
+    Args:
+        cls: the dataclass whose fields are the options.
+        arguments: as typed.
+        program: its name, for --help.
+        description: for --help.
+        default: an instance with the defaults.
+
+    Raises:
+        UserError: for an option that there is not, or a value that it does not take.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

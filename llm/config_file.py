@@ -5,6 +5,7 @@ One that asks a question also defines `get_space()`, the changes that are compar
 
 import importlib.util
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from llm.config import Config
@@ -37,7 +38,20 @@ def load_space(file: str) -> Any:
     return points
 
 
+def load_value(file: str, name: str) -> Any:
+    """What a Python file calls `name`.
+
+    Raises:
+        UserError: if it cannot be read or run, or has no such name.
+    """
+    return _run(file, lambda module: getattr(module, name))
+
+
 def _call(file: str, name: str, default: Any = None) -> Any:
+    return _run(file, lambda module: (getattr(module, name, default) if default else getattr(module, name))())
+
+
+def _run(file: str, read: Callable[[Any], Any]) -> Any:
     path = pathlib.Path(file)
     if not path.is_file():
         raise UserError(f'there is no config file {file}; look in configs/')
@@ -47,6 +61,6 @@ def _call(file: str, name: str, default: Any = None) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return (getattr(module, name, default) if default else getattr(module, name))()
+        return read(module)
     except (Exception, SystemExit) as error:
         raise UserError(f'{file}: {first_line(error) or type(error).__name__}') from error

@@ -9,6 +9,7 @@ import pytest
 
 from llm import config_json
 from llm.config import (
+    PPO,
     SGD,
     Adafactor,
     AdamW,
@@ -28,6 +29,7 @@ from llm.config import (
     Muon,
     NextToken,
     ParallelConfig,
+    RewardConfig,
     TokenizerConfig,
     TrainingConfig,
     WarmupStableDecay,
@@ -178,6 +180,11 @@ def test_reading_does_not_change_what_is_read():
 
 # ------------------------------------------------------------------------------------------------------- validation
 
+MUP = ModelConfig(parametrization='mup', base_width=64)
+MUP_WITHOUT_SIZE = (  # weights that start at 0 have no size for Adafactor's steps to be relative to
+    {'model': dataclasses.replace(MUP, init_output='zero'), 'optimizer': Adafactor()},
+    {'model': MUP, 'optimizer': Adafactor(), 'objective': PPO(reward=RewardConfig(models=('a',)))},
+)
 WRONG = [
     ('model.vocab_size', ModelConfig, {'vocab_size': 0}),
     ('model.context_length', ModelConfig, {'context_length': 0}),
@@ -203,6 +210,9 @@ WRONG = [
     ('model.dropout', ModelConfig, {'dropout': 1.0}),
     ('model.dropout', ModelConfig, {'dropout': -0.1}),
     ('model.init_std', ModelConfig, {'init_std': 0.0}),
+    ('model.base_width', ModelConfig, {'parametrization': 'mup'}),
+    ('model.base_width', ModelConfig, {'parametrization': 'mup', 'base_width': 0}),
+    ('model.base_width', ModelConfig, {'base_width': 64}),
     ('tokenizer.training_bytes', TokenizerConfig, {'training_bytes': 0}),
     ('data.corpora', DataConfig, {'corpora': ()}),
     ('data.weights', DataConfig, {'weights': (1.0, 1.0)}),
@@ -248,6 +258,7 @@ WRONG = [
     ('evaluation.sample_tokens', EvaluationConfig, {'sample_tokens': -1}),
     ('log.every', LogConfig, {'every': 0}),
     ('seed', Config, {'seed': -1}),
+    *(('model.parametrization', Config, values) for values in MUP_WITHOUT_SIZE),
     ('data.sequence_length', Config, {'data': DataConfig(sequence_length=257)}),
 ]
 
@@ -306,7 +317,7 @@ def test_values_at_the_edge_are_accepted():
 
 
 def test_the_hash_of_the_default_config_is_stable():
-    assert (config_hash(Config()), identity_hash(Config())) == ('679a55fa4a4c', '82c5fd79d5dd'), (
+    assert (config_hash(Config()), identity_hash(Config())) == ('272bbb683e42', '03bda1693c2f'), (
         'The hashes of the default config changed. That is right only if a field was added, removed or renamed or a '
         'default was changed on purpose; then write the new hashes here, and say in CHANGELOG.md that runs of before '
         'count as other runs. It is wrong after anything else: stored hashes would no longer match their configs.'
@@ -335,7 +346,12 @@ NOT_IDENTITY = {
     *(f'log.{f.name}' for f in dataclasses.fields(LogConfig)),
     *(f'parallel.{f.name}' for f in dataclasses.fields(ParallelConfig)),
 }
-PLAIN = [name for name in config_json.flatten(Config()) if not name.endswith('.kind') or name == 'tokenizer.kind']
+PARAMETRIZATION = ['model.parametrization', 'model.base_width']
+PLAIN = [
+    name
+    for name in config_json.flatten(Config())
+    if name not in PARAMETRIZATION and (not name.endswith('.kind') or name == 'tokenizer.kind')
+]
 
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -372,6 +388,15 @@ def test_the_whole_hash_sees_every_field_and_the_identity_all_but_length_logging
     assert config_hash(other) != config_hash(config)
     assert (identity_hash(other) == identity_hash(config)) == (name in NOT_IDENTITY)
     assert list(difference(config, other)) == [name]
+
+
+def test_the_hashes_see_the_parametrisation():
+    """It and its base width come and go together."""
+    configs = [Config(), Config(model=MUP), Config(model=dataclasses.replace(MUP, base_width=32))]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == 3
+    assert list(difference(*configs[:2])) == PARAMETRIZATION
+    assert list(difference(*configs[1:])) == ['model.base_width']
 
 
 def test_the_kind_of_a_choice_is_part_of_both_hashes():

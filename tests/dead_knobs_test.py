@@ -115,6 +115,7 @@ MODEL_KNOBS = {
     'init_std': ([0.02, 0.04], {}),
     'init_kernel': (None, {}),
     'init_output': (None, {}),
+    'base_width': ([4, 8, 16], {'parametrization': 'mup'}),
     'param_dtype': (['float32', 'bfloat16', 'float16'], {}),
     'compute_dtype': (['float32', 'bfloat16', 'float16'], {}),
     'logit_dtype': (['float32', 'bfloat16', 'float16'], {}),
@@ -174,6 +175,11 @@ def test_model(name):
     configs = [dataclasses.replace(MODEL, **{**also, name: value}) for value in values_of(ModelConfig, name, values)]
     if len({shapes_in_model(config) for config in configs}) < len(configs):
         check_apart(name, configs, seen_in_model)
+
+
+def test_parametrization():
+    mup = dataclasses.replace(MODEL, parametrization='mup', base_width=4)
+    check_apart('parametrization', [MODEL, mup], seen_in_model)
 
 
 def test_remat_keeps_less_from_the_forward_pass():
@@ -621,6 +627,7 @@ def probed() -> list[str]:
     """The fields that the tests above look at."""
     return [
         *(f'model.{name}' for name in MODEL_KNOBS),
+        'model.parametrization',
         'model.remat',
         'model.attention_backend',
         'optimizer',

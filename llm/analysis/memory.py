@@ -1,6 +1,7 @@
 """What a run will hold in memory, predicted from its config without allocating any of it."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -41,8 +42,9 @@ class MemoryEstimate:
         return sum(self.parts().values())
 
 
+@functools.lru_cache(maxsize=64)
 def parameter_shapes(model: ModelConfig) -> Any:
-    """The parameter tree with shapes and dtypes in place of arrays."""
+    """The parameter tree with shapes and dtypes in place of arrays. Not to be written to: it is kept."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens)['params']
 

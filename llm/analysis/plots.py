@@ -1,4 +1,4 @@
-"""Line plots as inline SVG for our HTML pages.
+"""Line plots, and intervals side by side, as inline SVG for our HTML pages.
 
 Nothing is drawn in a fixed colour: text and axes take the page's own, and series the variables `--series-1` … that the
 page defines for light and for dark. No pyplot, so no global state and nothing that needs a display.
@@ -53,6 +53,25 @@ class Series(NamedTuple):
         return self.dashed or self.colour >= NUM_COLOURS
 
 
+class Span(NamedTuple):
+    """One row of an interval plot.
+
+    Attributes:
+        name: at its left.
+        mean: marked.
+        low, high: ends of its interval; None draws none.
+        points: single measurements, drawn pale.
+        colour: from 0.
+    """
+
+    name: str
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    points: Sequence[float] = ()
+    colour: int = 0
+
+
 def line_plot(
     title: str,
     x_label: str,
@@ -104,10 +123,45 @@ def line_plot(
             axes.set_ylim(bottom=0)
         if x_ticks:
             axes.xaxis.set_major_locator(FixedLocator(sorted(set(x_ticks))))
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
+        return _figure(figure, title, _legend(series))
+
+
+def interval_plot(title: str, x_label: str, spans: Sequence[Span]) -> Markup:
+    """Draws intervals below each other, about a line at 0: a forest plot.
+
+    Args:
+        title: as of `line_plot`.
+        x_label: with unit.
+        spans: at least one, from top to bottom.
+
+    Returns:
+        As `line_plot`, without a legend: names stand at the axis.
+    """
+    with matplotlib.rc_context(_SETTINGS | {'svg.hashsalt': title}):
+        figure = Figure(figsize=(7.6, 0.75 + 0.42 * len(spans)), layout='constrained')
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        for row, one in enumerate(spans):
+            colour = _SERIES.format(one.colour % NUM_COLOURS)
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [row, row], color=colour, linewidth=2.4)
+            axes.plot(one.points, [row + 0.26] * len(one.points), 'o', color=colour, markersize=3, alpha=0.5)
+            axes.plot([one.mean], [row], 'o', color=colour, markersize=7)
+        _style(axes, x_label, '', False, False)
+        axes.axvline(0, color=_TEXT, linewidth=1)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'.replace('-', '−')))
+        axes.set_yticks(range(len(spans)), [one.name for one in spans], fontsize=10)
+        axes.set_ylim(len(spans) - 0.45, -0.55)
+        axes.grid(False, axis='y')
+        return _figure(figure, title, Markup(''))
+
+
+def _figure(figure: Figure, title: str, legend: Markup) -> Markup:
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
     svg = _inline(buffer.getvalue(), title)
-    return Markup('<figure><figcaption>{}</figcaption>{}{}</figure>').format(title, svg, _legend(series))
+    return Markup('<figure><figcaption>{}</figcaption>{}{}</figure>').format(title, svg, legend)
 
 
 def _legend(series: Sequence[Series]) -> Markup:

@@ -114,6 +114,14 @@ class Config:
             f'at most model.context_length ({self.model.context_length})',
         )
         self._check_objective()
+        if self.model.parametrization == 'mup' and isinstance(self.optimizer, Adafactor):
+            require(
+                self.model.init_output != 'zero' and not isinstance(self.objective, PPO),
+                'model.parametrization',
+                self.model.parametrization,
+                'standard with optimizer adafactor where weights start at 0 (model.init_output zero, the value head of '
+                'ppo): its steps are relative to the size of the weights',
+            )
 
     def _check_objective(self):
         """What an objective asks of the other sections."""

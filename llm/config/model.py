@@ -46,6 +46,8 @@ class ModelConfig:
     init_std: float = 0.02  # standard deviation of embeddings
     init_kernel: Literal['fan_in', 'normal'] = 'fan_in'  # kernels: std 1 / sqrt(fan_in), or init_std
     init_output: Literal['depth_scaled', 'zero', 'plain'] = 'depth_scaled'  # output projections: / sqrt(2 layers), 0
+    parametrization: Literal['standard', 'mup'] = 'standard'  # 'mup': this config's numbers are the base width's
+    base_width: int | None = None  # with mup: width at which it is the standard one, from which it carries over
     remat: Literal['none', 'dots', 'full'] = 'none'  # recompute in the backward pass: nothing, all but matmuls, all
     param_dtype: Dtype = 'float32'  # storage of parameters
     compute_dtype: Dtype | Literal['auto'] = 'float32'  # operands of matrix products; 'auto' is what is fastest here
@@ -95,6 +97,20 @@ class ModelConfig:
         )
         require(0 <= self.dropout < 1, 'model.dropout', self.dropout, 'in [0, 1)')
         require(self.init_std > 0, 'model.init_std', self.init_std, 'positive')
+        if self.parametrization == 'mup':
+            require(
+                self.base_width is not None and self.base_width >= 1,
+                'model.base_width',
+                self.base_width,
+                'at least 1 with model.parametrization mup: the width that the learning rates were found at',
+            )
+        else:
+            require(
+                self.base_width is None,
+                'model.base_width',
+                self.base_width,
+                f'None with model.parametrization {self.parametrization}, which has no use for it',
+            )
 
     @property
     def kv_heads(self) -> int:

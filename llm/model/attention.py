@@ -15,6 +15,7 @@ from llm.model.dtypes import activation_dtype
 from llm.model.linear import Linear, multiply_together
 from llm.model.masks import inside_window
 from llm.model.norms import Norm
+from llm.model.parametrization import attention_scale
 from llm.model.positions import alibi_slopes
 from llm.model.rope import apply_rope
 from llm.parallel.axes import constrain
@@ -61,7 +62,7 @@ class Attention(nn.Module):
             value = kv_cache.write(cached[1], value, context.write_at)
             cached = (key, value)
         settings = {
-            'scale': config.attention_scale or config.key_size**-0.5,
+            'scale': attention_scale(config),
             'softcap': config.attention_softcap,
             'dtype': jnp.dtype(config.compute_dtype),
         }

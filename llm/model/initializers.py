@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
+from llm.model.parametrization import start_factor
 
 Role = Literal['input', 'output', 'head']
 
@@ -34,7 +35,7 @@ def random_parameter(module: nn.Module, name: str, init: Callable, shape: tuple[
 
 
 def kernel_init(config: ModelConfig, role: Role) -> Callable:
-    """Normal with the config's standard deviation.
+    """Normal with the config's standard deviation, as its parametrisation scales it.
 
     Args:
         role: 'input' kernels read the residual stream; 'output' kernels write to it and start smaller by
@@ -49,6 +50,7 @@ def _normal_kernel(config, role, key, shape, dtype):
     std = shape[0] ** -0.5 if config.init_kernel == 'fan_in' else config.init_std
     if role == 'output' and config.init_output == 'depth_scaled':
         std *= (2 * config.num_layers) ** -0.5
+    std *= start_factor(config, 'head' if role == 'head' else 'hidden')
     return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
 
 
@@ -58,7 +60,7 @@ def head_kernel(config: ModelConfig, key: Array, name: str) -> Float[Array, 'wid
     Normal with deviation 1 / sqrt(width + 1) (Stiennon et al. 2020). Values start at 0: a critic that guesses nothing.
 
     Args:
-        config: width and dtype.
+        config: width, dtype and parametrisation.
         key: of the run's seed.
         name: 'reward_head' or 'value_head'.
     """
@@ -66,4 +68,5 @@ def head_kernel(config: ModelConfig, key: Array, name: str) -> Float[Array, 'wid
     if name == 'value_head':
         return jnp.zeros(shape, dtype)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    return jax.random.normal(key, shape, dtype) * jnp.asarray((config.width + 1) ** -0.5, dtype)
+    std = (config.width + 1) ** -0.5 * start_factor(config, 'scalar_head')
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)

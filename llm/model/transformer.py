@@ -18,6 +18,7 @@ from llm.model.kv_cache import KVCache
 from llm.model.linear import Linear, row_major_products
 from llm.model.masks import make_mask
 from llm.model.norms import Norm
+from llm.model.parametrization import output_multiplier
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import rope_angles
 from llm.parallel.axes import constrain
@@ -160,6 +161,7 @@ class Transformer(nn.Module):
     def unembed(self, hidden: Float[Array, '*batch width']) -> Float[Array, '*batch vocabulary']:
         """Logits of hidden vectors, in `logit_dtype`."""
         config = self.config
+        hidden = hidden * output_multiplier(config)
         logits = self.embedding.attend(hidden) if config.tied_embeddings else self.lm_head(hidden)
         logits = logits.astype(jnp.dtype(config.logit_dtype))
         if config.logit_softcap is not None:

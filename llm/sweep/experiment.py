@@ -30,7 +30,8 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
         raise UserError('the sweep has no run')
     runs = registry.create(folder, configs)
     launcher = options.make_launcher(folder)
-    jobs = population.groups(runs, options.population, launcher.slots)
+    processes = options.launcher != 'here'
+    jobs = population.groups(runs, options.population, launcher.slots, processes)
     given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
     table = registry.rows(runs)
     registry.export(table, folder)

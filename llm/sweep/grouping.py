@@ -1,6 +1,7 @@
 """Which runs of a sweep are trained together."""
 
 import collections
+import functools
 import itertools
 import os
 import subprocess
@@ -18,11 +19,11 @@ from llm.training.train_step import static
 from llm.workdir import Workdir
 
 MOST = 32  # runs of a population
-STEP_FLOPS = 2e9  # of one run, up to which 'auto' trains together on processors: see docs/populations.md
+RUN_FLOPS = 1e12  # of a run, up to which starting a process for it costs more than a lane: see docs/populations.md
 MEMORY = 0.5  # share of the machine's memory that one population may take, as estimated here
 
 
-def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1) -> list[list[Run]]:
+def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1, processes: bool = True) -> list[list[Run]]:
     """The jobs of a sweep: runs that are trained together, each run in one of them.
 
     Together are runs whose configs differ in numbers only (`llm.training.train_step.static`), which learn to predict
@@ -33,20 +34,27 @@ def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1) -> list[list
         runs: of the sweep.
         mode: 'on' wherever it applies, 'auto' where it also pays, 'off' nowhere.
         slots: jobs at once; as many populations are made, if there are the runs for it.
+        processes: whether each job starts a process, and compiles; else jobs share a process and what it has compiled.
     """
     together: dict[tuple[Config, int], list[Run]] = {}
     jobs = []
     for run in runs:
         config = run.workdir.config()
         lanes = None if mode == 'off' or not _applies(run, config, mode) else began(run.workdir)
+        if lanes == 0 and mode == 'auto' and not pays(config, processes):
+            lanes = None
         if lanes is None:
             jobs.append([run])
         else:
             together.setdefault((static(config), lanes), []).append(run)
+    order = {run.key: place for place, run in enumerate(runs)}
+    for (config, lanes), members in list(together.items()):
+        if lanes and not any(has_begun(run.workdir) for run in members):  # killed as they began: like any other
+            fresh = together.setdefault((config, 0), []) + together.pop((config, lanes))
+            together[config, 0] = sorted(fresh, key=lambda run: order[run.key])
     share = -(-slots // max(1, len(together)))
     for (config, lanes), members in together.items():
         jobs += _in_step(members, lanes) if lanes else _cut(members, max(share, -(-len(members) // most(config))))
-    order = {run.key: place for place, run in enumerate(runs)}
     return sorted(jobs, key=lambda job: order[job[0].key])
 
 
@@ -56,7 +64,7 @@ def _applies(run: Run, config: Config, mode: str) -> bool:
     reason = alone_because(config)
     if reason and mode == 'on':
         logging.warning('%s is trained alone: %s', run.name, reason)
-    return reason is None and (mode == 'on' or pays(config))
+    return reason is None
 
 
 def alone_because(config: Config) -> str | None:
@@ -73,15 +81,20 @@ def alone_because(config: Config) -> str | None:
     return None
 
 
-def pays(config: Config) -> bool:
-    """Whether training together is expected to be faster than one after the other; figures in docs/populations.md."""
-    return _accelerated() or step_flops(config) <= STEP_FLOPS
+def pays(config: Config, processes: bool) -> bool:
+    """Whether training together is expected to be faster than one after the other.
+
+    On an accelerator, which one small run leaves idle; on processors, where a lane takes up to 1.3 times the time of a
+    run alone, only if that is less than starting a process and compiling. Figures are in docs/populations.md.
+    """
+    return _accelerated() or (processes and run_flops(config) <= RUN_FLOPS)
 
 
-def step_flops(config: Config) -> float:
-    """Of one update of one run, by the default convention."""
+def run_flops(config: Config) -> float:
+    """Of all updates of a run, by the default convention."""
     length = config.data.sequence_length
-    return config.training.batch_size * length * flops.training_flops_per_token(config.model, length)
+    tokens = config.training.steps * config.training.batch_size * length
+    return tokens * flops.training_flops_per_token(config.model, length)
 
 
 def most(config: Config) -> int:
@@ -100,10 +113,15 @@ def most(config: Config) -> int:
 
 
 def began(workdir: Workdir) -> int | None:
-    """How many lanes the population had that a run began in; 0 if it has not begun; None if it goes on alone."""
-    if max(stored_steps(workdir)) == 0:
-        return 0
-    return None if has_left(workdir) else workdir.runtime().get('population')
+    """How many lanes the population has that a run belongs to; 0 if to none yet; None if it goes on alone."""
+    if has_left(workdir):
+        return None
+    return workdir.runtime().get('population', None if has_begun(workdir) else 0)
+
+
+def has_begun(workdir: Workdir) -> bool:
+    """Whether a run has a checkpoint beyond its start."""
+    return max(stored_steps(workdir)) > 0
 
 
 def stored_steps(workdir: Workdir) -> set[int]:
@@ -140,6 +158,7 @@ def _cut(runs: list[Run], pieces: int) -> list[list[Run]]:
     return [runs[start:end] for start, end in itertools.pairwise(edges)]
 
 
+@functools.cache
 def _accelerated() -> bool:
     """Whether there is something faster than processors, asked without starting jax on it."""
     from llm.sweep.launchers import gpus

@@ -15,7 +15,7 @@ from absl import logging
 from llm import runtime
 from llm.config import Config
 from llm.parallel import mesh as mesh_lib
-from llm.sweep.grouping import alone_because, began, common_step, groups, stored_steps
+from llm.sweep.grouping import alone_because, began, common_step, groups, has_begun, stored_steps
 from llm.training.attempt import Attempt
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import existing_tokenizer, finished, locked
@@ -54,9 +54,9 @@ def train_population(
     with contextlib.ExitStack() as held:
         for workdir in together:
             held.enter_context(locked(workdir))
-        members, lanes = _open({workdir: configs[workdir] for workdir in together}, devices)
+        members = _open({workdir: configs[workdir] for workdir in together}, devices, held)
         if members:
-            train_together(members, lanes, progress)
+            train_together(members, members[0].workdir.runtime()['population'], progress)
 
 
 def _alike(configs: dict[Workdir, Config]) -> list[Workdir]:
@@ -65,8 +65,8 @@ def _alike(configs: dict[Workdir, Config]) -> list[Workdir]:
     return [w for w in able if static(configs[w]) == static(configs[able[0]])]
 
 
-def _open(configs: dict[Workdir, Config], devices: list[jax.Device]) -> tuple[list[Attempt], int]:
-    """Attempts of all runs that can go on from one step with one set of choices; and how many lanes they take."""
+def _open(configs: dict[Workdir, Config], devices: list[jax.Device], held: contextlib.ExitStack) -> list[Attempt]:
+    """Attempts of all runs that can go on from one step with one set of choices, to be closed with `held`."""
     first, config = next(iter(configs.items()))
     data = load_data(config, existing_tokenizer(config, first))
     mesh = mesh_lib.make_mesh(config.parallel, devices)
@@ -77,9 +77,10 @@ def _open(configs: dict[Workdir, Config], devices: list[jax.Device]) -> tuple[li
     for workdir in configs.keys() - set(workdirs):
         logging.warning('%s cannot go on with the others, and is left to go on alone', workdir.path)
     if len(workdirs) < 2:
-        return [], 0
-    lanes = max(len(workdirs), *(began(workdir) for workdir in workdirs))
-    choices |= {'population': lanes}
+        return []
+    # As many lanes as there are runs, or as the population had that they began in.
+    lanes = [began(workdir) for workdir in workdirs] if any(map(has_begun, workdirs)) else []
+    choices |= {'population': max([len(workdirs), *lanes])}
     batches: dict[int, Any] = {}  # by the seed of their order
     members = []
     for workdir in workdirs:
@@ -88,8 +89,9 @@ def _open(configs: dict[Workdir, Config], devices: list[jax.Device]) -> tuple[li
             batches[config.data.seed] = train_batches(config, data)
         resolved = runtime.resolve(config, choices)
         members.append(Attempt(resolved, workdir, data, batches[config.data.seed], mesh, at))
+        held.callback(members[-1].close)
         members[-1].describe(config, choices | _made_by(workdir))
-    return members, lanes
+    return members
 
 
 def _chose(workdir: Workdir, choices: dict[str, Any], data: Any) -> bool:

@@ -12,17 +12,21 @@ import optax
 from jaxtyping import Array
 
 from llm.config import SGD, Adafactor, AdamW, Config, Lion, Muon, Online
+from llm.model.parametrization import Role, epsilon_factor, rate_factor
 from llm.training.muon import scale_by_muon
 from llm.training.schedule import learning_rate_factor
 
-# First match wins. Matrices and embeddings decay, vectors do not; Muon takes the matrices only.
-GROUPS = (
-    (r'^blocks/.*/kernel$', 'matrix'),
+# First match wins. All but vectors decay; the groups are the roles of `llm.model.parametrization`.
+GROUPS: tuple[tuple[str, Role], ...] = (
+    (r'^blocks/.*/kernel$', 'hidden'),
     (r'^(embedding|positions)/table$', 'embedding'),
-    (r'^(lm|reward|value)_head/kernel$', 'embedding'),
-    (r'/lora_(a|b)$', 'matrix'),
+    (r'^lm_head/kernel$', 'head'),
+    (r'^(reward|value)_head/kernel$', 'scalar_head'),
+    (r'/lora_a$', 'lora_a'),
+    (r'/lora_b$', 'lora_b'),
     (r'(^|/)(scale|bias)$', 'vector'),
 )
+MATRICES = ('hidden', 'lora_a', 'lora_b')  # what Muon takes
 
 Hyper = dict[str, Array]
 
@@ -37,7 +41,7 @@ def hyperparameters(config: Config) -> Hyper:
 
 
 def groups(params: Any) -> Any:
-    """The group of each parameter: 'matrix', 'embedding' or 'vector', in the shape of the tree.
+    """The group of each parameter, by `GROUPS`, in the shape of the tree.
 
     Raises:
         ValueError: for a parameter that the table does not know.
@@ -74,19 +78,22 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
         step = lambda count: count // updates_per_step(config) + 1
         return optax.scale_by_schedule(lambda count: -peak * learning_rate_factor(config.schedule, step(count)))
 
+    by_width = _by_width(config)
     chain = [_clip_by_global_norm(hyper['clip_norm'])] if 'clip_norm' in hyper else []
     if isinstance(config.optimizer, Muon):
-        adam = optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'])
+        adam = optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'], eps=1e-8 * epsilon_factor(config.model))
         parts = {
             'matrix': optax.chain(
-                scale_by_muon(hyper['momentum'], config.model), decayed, descend(hyper['learning_rate'])
+                scale_by_muon(hyper['momentum'], config.model), *by_width, decayed, descend(hyper['learning_rate'])
             ),
-            'other': optax.chain(adam, decayed, descend(hyper['adam_learning_rate'])),
+            'other': optax.chain(adam, *by_width, decayed, descend(hyper['adam_learning_rate'])),
         }
-        labels = lambda params: jax.tree.map(lambda group: 'matrix' if group == 'matrix' else 'other', groups(params))
+        labels = lambda params: jax.tree.map(lambda group: 'matrix' if group in MATRICES else 'other', groups(params))
         return optax.chain(*chain, optax.partition(parts, labels))
     preconditioner = {
-        AdamW: lambda: optax.scale_by_adam(b1=hyper['b1'], b2=hyper['b2'], eps=hyper['epsilon']),
+        AdamW: lambda: optax.scale_by_adam(
+            b1=hyper['b1'], b2=hyper['b2'], eps=hyper['epsilon'] * epsilon_factor(config.model)
+        ),
         Adafactor: lambda: _each_layer(
             optax.chain(
                 optax.scale_by_factored_rms(decay_rate=hyper['decay_rate']),
@@ -97,7 +104,19 @@ def make_optimizer(config: Config, hyper: Hyper) -> optax.GradientTransformation
         Lion: lambda: optax.scale_by_lion(b1=hyper['b1'], b2=hyper['b2']),
         SGD: lambda: optax.trace(decay=hyper['momentum']),
     }[type(config.optimizer)]()
-    return optax.chain(*chain, preconditioner, decayed, descend(hyper['learning_rate']))
+    return optax.chain(*chain, preconditioner, *by_width, decayed, descend(hyper['learning_rate']))
+
+
+def _by_width(config: Config) -> list[optax.GradientTransformation]:
+    """What scales each parameter's step as the parametrisation asks for; nothing in the standard one."""
+    if config.model.parametrization == 'standard':
+        return []
+    factor = lambda group: rate_factor(config.model, group, config.optimizer.kind)
+
+    def update(steps, state, params=None):
+        return jax.tree.map(lambda step, group: step * factor(group), steps, groups(steps)), state
+
+    return [optax.GradientTransformation(lambda params: optax.EmptyState(), update)]
 
 
 def _clip_by_global_norm(limit: Array) -> optax.GradientTransformation:

@@ -1,7 +1,7 @@
 """The loop of several runs at once: their states stacked in lanes, moved by one compiled step.
 
-The step is `jax.vmap` of the one that trains a run alone, so a lane computes what that run computes, up to how a sum is
-ordered. Each run keeps all else for itself: ledger, metrics, evaluations, checkpoints, summary, workdir.
+A lane computes what its run would compute alone, up to how a sum is ordered. All else is each run's own: the ledger,
+the metrics, evaluations, checkpoints, the summary.
 """
 
 import functools
@@ -28,7 +28,7 @@ LEFT = 'left'  # the event of a run that diverged, and goes on alone
 
 
 def train_together(members: Sequence[Attempt], lanes: int, progress: bool = True) -> None:
-    """Trains attempts to their ends, or until they leave; closes all of them.
+    """Trains attempts to their ends, or until they leave.
 
     Args:
         members: at the same step, with configs that are equal but for numbers (`llm.training.train_step.static`), on a
@@ -48,20 +48,30 @@ def train_together(members: Sequence[Attempt], lanes: int, progress: bool = True
         for member in together.members.values():
             member.fail(error)
         raise
-    finally:
-        for member in members:
-            member.close()
+
+
+def lanes_at_once() -> bool:
+    """Whether a step is `jax.vmap`ped over the lanes, or loops over them.
+
+    Operations over all lanes fill an accelerator that one small run leaves idle. A CPU has no idle part, and a product
+    with an axis of lanes in front is not its fastest: there a lane of the vmapped step takes 1.1 to 1.4 times the
+    processor time of a step alone, one of the loop 0.9 to 1.3 times (docs/populations.md).
+    """
+    return jax.default_backend() != 'cpu'
 
 
 @functools.lru_cache(maxsize=8)
-def _program(config: Config, mesh: Mesh) -> Any:
+def _program(config: Config, mesh: Mesh, at_once: bool) -> Any:
     """The step of all lanes; populations of one static config in one process share it."""
     step = make_train_step(config, config.log.per_layer)
     place = mesh_lib.replicated(mesh)
 
     def all_lanes(states, batches, hyper):
-        shared = next(iter(batches.values())).ndim == 2  # the rows of one batch, for every lane
-        return jax.vmap(step, in_axes=(0, None if shared else 0, 0))(states, batches, hyper)
+        if next(iter(batches.values())).ndim == 2:  # one batch for every lane
+            one_lane, lanes = lambda state, hyper: step(state, batches, hyper), (states, hyper)
+        else:
+            one_lane, lanes = step, (states, batches, hyper)
+        return jax.vmap(one_lane)(*lanes) if at_once else jax.lax.map(lambda lane: one_lane(*lane), lanes)
 
     return RowPrograms(mesh, False).wrap(all_lanes, (None,) * 3, None, shardings=(place, place), donate=(0,))
 
@@ -86,7 +96,7 @@ class _Together:
         self._filled = [members[lane % len(members)] for lane in range(lanes)]
         self._place = mesh_lib.replicated(first.mesh)
         self._hyper = jax.device_put(_stacked([member.hyper for member in self._filled]), self._place)
-        self._step = _program(static(first.config), first.mesh)
+        self._step = _program(static(first.config), first.mesh, lanes_at_once())
         self._states: Any = None
 
     def train(self, progress: bool) -> None:

@@ -121,6 +121,13 @@ def test_optimizers_are_cut_as_their_parameters(optimizer):
                 assert leaf.sharding.shard_shape(leaf.shape) == cut_shape(leaf.shape, own), name
 
 
+def test_one_curve_of_a_model_wider_than_its_base():
+    wide = {'parametrization': 'mup', 'base_width': 8, 'tied_embeddings': False}
+    losses, _ = run(config(CUTS['fsdp x tensor'], **wide), devices=8)
+    np.testing.assert_allclose(losses, run(config(**wide), devices=1)[0], rtol=1e-5)
+    assert losses[0] - losses[-1] > 0.1
+
+
 def cut_shape(shape, name):
     """With fsdp 4 x tensor 2, the part of a matrix on one device: an eighth, one axis of each."""
     parts = [{'fsdp': 4, 'tensor': 2, None: 1}[axis] for axis in axes.parameter_spec(name)]

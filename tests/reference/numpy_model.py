@@ -136,7 +136,10 @@ def self_attention(x, params, config, segment_ids, positions, window):
     if config.position == 'alibi':
         distance = positions[:, None, :, None] - positions[:, None, None, :]
         bias = -alibi_slopes(config.num_heads)[:, None, None] * distance
-    scale = 1 / math.sqrt(config.key_size) if config.attention_scale is None else config.attention_scale
+    mup = config.parametrization == 'mup'  # Yang et al. 2022: 1 / head_dim beyond the base width, if heads grow
+    times_base = config.width / config.base_width if mup and config.head_dim is None else 1.0
+    at_base = config.attention_scale or 1 / math.sqrt(config.key_size / times_base)
+    scale = at_base / times_base
     mask = attention_mask(segment_ids, window)
     heads = attention(q, k, v, mask, scale, config.attention_softcap, bias)
     return linear(heads.reshape(rows, length, -1), params['output'])
@@ -194,6 +197,8 @@ def forward(params, config, tokens, segment_ids=None, positions=None):
         window = config.windows[layer % len(config.windows)]
         x = block(x, layer_of(params['blocks'], layer), config, segment_ids, positions, window)
     x = normalise(x, params['final_norm'], config)
+    if config.parametrization == 'mup':
+        x = x / (config.width / config.base_width)
     logits = x @ table.T if config.tied_embeddings else linear(x, params['lm_head'])
     return logits if config.logit_softcap is None else config.logit_softcap * np.tanh(logits / config.logit_softcap)
 

@@ -67,9 +67,12 @@ def test_populations_are_cut_for_the_slots_and_for_their_size(tmp_path, count, s
     assert sizes(tmp_path, space.seeds(count), slots=slots) == expected
 
 
-def test_auto_is_for_small_steps_where_there_are_processors_only(tmp_path, monkeypatch):
-    large = config_json.override(SMALL, {'training.batch_size': 512, 'model.width': 256, 'model.num_layers': 8})
-    assert grouping.step_flops(SMALL) < grouping.STEP_FLOPS < grouping.step_flops(large)
+def test_auto_is_for_short_runs_in_processes_of_their_own_where_there_is_no_accelerator(tmp_path, monkeypatch):
+    large = config_json.override(SMALL, {'training.batch_size': 512, 'model.width': 256, 'training.steps': 4000})
+    assert grouping.run_flops(SMALL) < grouping.RUN_FLOPS < grouping.run_flops(large)
+    assert sizes(tmp_path, space.seeds(2), SMALL, mode='auto') == [2]
+    assert sizes(tmp_path, space.seeds(2), SMALL, mode='auto', processes=False) == [1, 1]
+    assert sizes(tmp_path, space.seeds(2), SMALL, mode='on', processes=False) == [2]
     assert sizes(tmp_path, space.seeds(2), large, mode='auto') == [1, 1]
     assert sizes(tmp_path, space.seeds(2), large, mode='on') == [2]
     monkeypatch.setattr(grouping, '_accelerated', lambda: True)
@@ -105,6 +108,7 @@ def stands(run, steps=(), lanes=None, left=False, status=None):
         ([{}] * 4, [[0, 1, 2, 3]]),
         ([{'status': 'done', 'steps': (40,)}, {}, {}, {}], [[0], [1, 2, 3]]),
         ([{'steps': (0,), 'lanes': 4}, {}, {}, {}], [[0, 1, 2, 3]]),  # killed as it began
+        ([{'steps': (0, 20), 'lanes': 4}] * 3 + [{'steps': (0,), 'lanes': 4}], [[0, 1, 2, 3]]),  # and as it first saved
         ([{'steps': (20, 30), 'lanes': 4}] * 4, [[0, 1, 2, 3]]),
         ([{'steps': (20, 30), 'lanes': 4}, {'steps': (20,), 'lanes': 4}] * 2, [[0, 1, 2, 3]]),
         ([{'steps': (10, 20), 'lanes': 4}, *[{'steps': (30, 39), 'lanes': 4}] * 3], [[0], [1, 2, 3]]),

@@ -1,0 +1,50 @@
+"""Train models of several widths at several learning rates, in the standard parametrisation and in μP, and compare."""
+
+import dataclasses
+import pathlib
+import sys
+from dataclasses import dataclass
+
+from llm.command_line import guarded, parse
+from llm.errors import UserError
+from llm.sweep.options import SweepOptions
+
+PROGRAM = 'python -m experiments.mup'
+
+
+@dataclass(frozen=True)
+class Args(SweepOptions):
+    out: pathlib.Path = pathlib.Path('runs/mup')  # folder for runs and report; what is done in it is not done again
+    seeds: int = 1  # repetitions of every run
+    quick: bool = False  # tiny models and few steps, to see that it works
+    report: bool = False  # train nothing: write the report of `out` again, from the runs that are there
+
+
+def main(arguments: list[str]) -> None:
+    """Does what was asked for on the command line.
+
+    Raises:
+        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+    """
+    args = parse(Args, arguments, PROGRAM, __doc__)
+    if args.seeds < 1:
+        raise UserError(f'--seeds is {args.seeds}; it must be at least 1')
+    from llm import runtime
+
+    runtime.prepare_host()
+    from experiments.mup import plan as plans
+    from experiments.mup import report
+    from llm.sweep.experiment import run_sweep
+
+    plan = dataclasses.replace(plans.QUICK if args.quick else plans.Plan(), seeds=args.seeds)
+    if not args.report:
+        options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
+        run_sweep(args.out / 'sweep', plans.runs(plan), options)
+    page, findings = report.write(args.out, plan)
+    for one in findings:
+        print(one.sentence())
+    print(page)
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
