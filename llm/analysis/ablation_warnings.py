@@ -44,7 +44,7 @@ def _learning_rates(results: Results) -> str:
     edges = [
         label for label, tried in table.items() if best_factor(tried) in (min(tried, key=float), max(tried, key=float))
     ]
-    edge = f' At the edge of what was tried, so perhaps better beyond it: {", ".join(edges)}.' if edges else ''
+    edge = f' At the edge of what was tried, so perhaps better beyond it: {"; ".join(edges)}.' if edges else ''
     return (
         'Learning rates were chosen per arm on one seed that is not reported, but on the same held-out documents.'
         + edge
@@ -62,7 +62,7 @@ def _unequal(results: Results) -> list[str]:
         unequal = _apart(results, measure)
         if unequal:
             advice = ' (--budget flops makes them equal)' if what == 'training FLOPs' and budget == 'tokens' else ''
-            said.append(f'Not at equal {what}{advice}: {", ".join(unequal)}.')
+            said.append(f'Not at equal {what}{advice}: {"; ".join(unequal)}.')
     return said
 
 
