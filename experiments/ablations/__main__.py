@@ -15,7 +15,7 @@ from llm.errors import UserError
 from llm.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
-    from llm.analysis.ablation import Ablation
+    from llm.ablation.plan import Ablation
 
 PROGRAM = 'python -m experiments.ablations'
 HERE = pathlib.Path(__file__).parent
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     from llm import runtime
 
     runtime.prepare_host()
-    from llm.analysis import ablation as machinery
+    from llm.ablation import plan as machinery
 
     if args.dry_run:
         print(machinery.forecast_text(ablation, folder, args.seeds, args.budget, args.tune))
@@ -80,7 +80,7 @@ def load(name: str) -> 'Ablation':
     Raises:
         UserError: if there is none.
     """
-    from llm.analysis.ablation import Ablation
+    from llm.ablation.plan import Ablation
     from llm.config_file import load_value
 
     if name in names():
@@ -89,7 +89,7 @@ def load(name: str) -> 'Ablation':
         raise UserError(f'there is no ablation {name!r}; choose one of {", ".join(names())}, or a Python file')
     found = load_value(name, 'ABLATION')
     if not isinstance(found, Ablation):
-        raise UserError(f'{name}: ABLATION is a {type(found).__name__}; it must be a llm.analysis.ablation.Ablation')
+        raise UserError(f'{name}: ABLATION is a {type(found).__name__}; it must be a llm.ablation.plan.Ablation')
     return found
 
 
@@ -109,7 +109,8 @@ def with_base(ablation: 'Ablation', settings: tuple[str, ...]) -> 'Ablation':
 
 def report(folder: pathlib.Path) -> None:
     """Writes the report, and prints the verdicts."""
-    from llm.analysis import ablation_report, ablation_results
+    from llm.ablation import report as ablation_report
+    from llm.ablation import results as ablation_results
 
     results = ablation_results.read(folder)
     page, _ = ablation_report.write(results)

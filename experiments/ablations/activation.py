@@ -5,7 +5,7 @@ all arms have the same number of parameters: 3 x 192 = 2 x 288 columns.
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 PLAIN = BASE.model.hidden_width * 3 // 2
 

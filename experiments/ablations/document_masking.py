@@ -5,7 +5,7 @@ which is noise, or a longer context that happens to be of another file. Evaluati
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='Should attention and positions restart at each document in a row?',

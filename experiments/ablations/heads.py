@@ -6,7 +6,7 @@ what is lost by sharing can be told from what is lost by being smaller.
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='What do fewer key and value heads cost?',

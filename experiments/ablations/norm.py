@@ -6,7 +6,7 @@ is what Gemma 2 does.
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='Which normalisation, and where?',

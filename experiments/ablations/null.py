@@ -6,7 +6,7 @@ distinguishable (the second in 19 of 20 such experiments, by the meaning of 5%).
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='Is anything found where there is nothing to find?',

@@ -6,7 +6,7 @@ Optimizers").
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 from llm.config import SGD, Adafactor, Lion, Muon
 
 ABLATION = Ablation(

@@ -10,7 +10,7 @@ as in the paper (section 3.4). Without that the sines drown the tokens: 1.12 bit
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='How should the order of tokens enter the model?',

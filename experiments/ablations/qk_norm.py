@@ -5,7 +5,7 @@ al. 2023). So the question is asked twice: at the base's learning rate and at fo
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 HIGH = 4 * BASE.optimizer.learning_rate
 

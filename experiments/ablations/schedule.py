@@ -6,7 +6,7 @@ never come down, and are what the others are measured against where the end of t
 """
 
 from experiments.ablations.base import BASE, STEPS
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 from llm.config import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 WARMUP = BASE.schedule.warmup

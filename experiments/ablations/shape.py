@@ -6,7 +6,7 @@ width: equal parameters of blocks are not equal parameters in all, and not equal
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 
 def shape(layers: int, width: int, feed_forward: int) -> dict[str, int]:

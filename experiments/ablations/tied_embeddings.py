@@ -5,7 +5,7 @@ nothing of a large one. The third arm gives the untied model's parameters to the
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='Should the embedding serve as the head too?',

@@ -6,7 +6,7 @@ larger head; --budget flops lets it pay.
 """
 
 from experiments.ablations.base import BASE
-from llm.analysis.ablation import Ablation
+from llm.ablation.plan import Ablation
 
 ABLATION = Ablation(
     question='How large should the vocabulary be?',

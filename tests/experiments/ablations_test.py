@@ -9,7 +9,8 @@ import pytest
 
 from experiments.ablations import __main__ as command
 from llm import config_json
-from llm.analysis import ablation, memory
+from llm.ablation import plan as ablation
+from llm.analysis import memory
 from llm.command_line import guarded
 from llm.errors import UserError
 
@@ -167,7 +168,7 @@ def test_where_there_is_nothing_to_find_nothing_is_found(tiny, tmp_path, capsys)
 def test_a_question_can_be_a_file_of_ones_own(tmp_path):
     file = tmp_path / 'mine.py'
     file.write_text(
-        'from experiments.ablations.base import BASE\nfrom llm.analysis.ablation import Ablation\n'
+        'from experiments.ablations.base import BASE\nfrom llm.ablation.plan import Ablation\n'
         "ABLATION = Ablation('Mine?', BASE, {'wide': {'model.width': 128}})\n"
     )
     assert command.load(str(file)).question == 'Mine?'

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
+from llm.ablation.plan import UNIT, cost
+from llm.ablation.results import Arm, Results
 from llm.analysis import plots, statistics
-from llm.analysis.ablation import UNIT, cost
-from llm.analysis.ablation_results import Arm, Results
 from llm.analysis.plots import Series
 
 Curve = dict[int, float]  # by step

@@ -6,10 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llm.analysis import ablation_curves, memory, pages, plots, units
-from llm.analysis.ablation import METRIC, UNIT
-from llm.analysis.ablation_results import Arm, Comparison, Results, best_factor
-from llm.analysis.ablation_warnings import warnings
+from llm.ablation import curves
+from llm.ablation.plan import METRIC, UNIT
+from llm.ablation.results import Arm, Comparison, Results, best_factor
+from llm.ablation.warnings import warnings
+from llm.analysis import memory, pages, plots, units
 from llm.analysis.statistics import number, p_text
 from llm.config_json import config_hash
 from llm.sweep import forecast
@@ -60,7 +61,7 @@ def write(results: Results) -> tuple[pathlib.Path, pathlib.Path]:
         'tables': tables,
         'text': text,
         'forest': _forest(results),
-        'curves': ablation_curves.draw(results),
+        'curves': curves.draw(results),
         'anchors': {arm.label: _anchor(arm) for arm in results.arms},
     }
     html = pages.write_page('ablation.html.j2', results.folder / 'report.html', context)

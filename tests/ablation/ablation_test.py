@@ -7,9 +7,11 @@ import re
 import pytest
 
 from llm import config_json
-from llm.analysis import ablation, ablation_report, ablation_results
-from llm.analysis.ablation import Ablation, arm_configs, run_configs
-from llm.analysis.ablation_warnings import warnings
+from llm.ablation import plan as ablation
+from llm.ablation import report as ablation_report
+from llm.ablation import results as ablation_results
+from llm.ablation.plan import Ablation, arm_configs, run_configs
+from llm.ablation.warnings import warnings
 from llm.config import AdamW, Config, Constant, Cosine, DataConfig, ModelConfig, Muon, TrainingConfig, WarmupStableDecay
 from llm.errors import MachineError, UserError
 from llm.sweep import registry

@@ -4,7 +4,7 @@
 
 `run` trains base and arms over the same seeds: with one seed, runs see the same data in the same order and start from
 the same weights wherever shapes agree. Arms get equal tokens or equal training FLOPs, and if asked for a learning rate
-of their own. What came of it is read by `llm.analysis.ablation_results`, from the workdirs.
+of their own. What came of it is read by `llm.ablation.results`, from the workdirs.
 """
 
 import dataclasses

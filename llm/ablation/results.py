@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm import config_json
+from llm.ablation.plan import METRIC, PLAN, UNIT
 from llm.analysis import statistics
-from llm.analysis.ablation import METRIC, PLAN, UNIT
 from llm.analysis.statistics import Difference, Interval, Outcome
 from llm.config import Config
 from llm.errors import UserError

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from llm.ablation.plan import cost
+from llm.ablation.results import Arm, Results, best_factor
 from llm.analysis import memory
-from llm.analysis.ablation import cost
-from llm.analysis.ablation_results import Arm, Results, best_factor
 
 CLOSE = 0.02  # arms that differ by less are equal in parameters or FLOPs
 
