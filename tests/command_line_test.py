@@ -313,6 +313,7 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'chat': ('first answer',),
         'merge': ('--lora.rank',),
         'rank': ('answers to each prompt',),
+        'sweep': ('repetitions of every point', 'GiB of a job', 'in tokens'),
         'tokenize': (),
         'compare': (),
     }[command]:
