@@ -12,6 +12,7 @@ from llm.environment import code_version, prepare_process, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
 
+_PRODUCT_ROWS = 2048
 GAIN = 1.2  # bfloat16 is chosen where it multiplies this much faster than float32
 
 
@@ -173,20 +174,28 @@ def compute_dtype(config: Config) -> str:
 
     if jax.default_backend() != 'cpu':
         return 'bfloat16'
-    return (
-        'bfloat16' if _product_seconds(config, 'float32') > GAIN * _product_seconds(config, 'bfloat16') else 'float32'
-    )
+    seconds = {
+        dtype: product_seconds(dataclasses.replace(config.model, compute_dtype=dtype))
+        for dtype in ('float32', 'bfloat16')
+    }
+    return 'bfloat16' if seconds['float32'] > GAIN * seconds['bfloat16'] else 'float32'
 
 
-def _product_seconds(config: Config, dtype: str) -> float:
-    """The best of five times of one feed-forward product, there and back."""
+def product_flops(model: ModelConfig) -> float:
+    """Of what `product_seconds` times."""
+    return 3 * 2 * _PRODUCT_ROWS * model.width * model.hidden_width
+
+
+def product_seconds(model: ModelConfig) -> float:
+    """The best of five times of one feed-forward product, there and back; `compute_dtype` 'auto' is float32."""
     import jax
     import jax.numpy as jnp
 
     from llm.model.linear import matmul
 
-    model = dataclasses.replace(config.model, compute_dtype=dtype)
-    x, kernel = jnp.ones((2048, model.width)), jnp.ones((model.width, model.hidden_width))
+    if model.compute_dtype == 'auto':
+        model = dataclasses.replace(model, compute_dtype='float32')
+    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, model.hidden_width))
     product = jax.jit(lambda x, kernel: jax.vjp(lambda *args: matmul(*args, model), x, kernel)[1](x @ kernel))
     times = []
     for _ in range(6):

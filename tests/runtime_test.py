@@ -43,7 +43,7 @@ def test_a_dtype_that_was_asked_for_is_not_replaced():
 )
 def test_bfloat16_is_chosen_where_it_is_a_gain(monkeypatch, speeds, chosen):
     measured = dict(zip(('float32', 'bfloat16'), speeds))
-    monkeypatch.setattr(runtime, '_product_seconds', lambda config, dtype: measured[dtype])
+    monkeypatch.setattr(runtime, 'product_seconds', lambda model: measured[model.compute_dtype])
     assert runtime.compute_dtype(automatic()) == chosen
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from llm.command_line import guarded, parse
-from llm.errors import UserError
+from llm.errors import Interrupted, MachineError, UserError
 from llm.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
@@ -65,9 +65,11 @@ def main(arguments: list[str]) -> None:
     options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
     try:
         machinery.run(name, ablation, folder, seeds=args.seeds, budget=args.budget, tuned=args.tune, options=options)
-    finally:
-        if (folder / machinery.PLAN).is_file():  # of what is done, if something failed
+    except (MachineError, Interrupted):
+        if (folder / machinery.PLAN).is_file():  # of what is done
             report(folder)
+        raise
+    report(folder)
 
 
 def names() -> list[str]:

@@ -5,6 +5,7 @@ import pathlib
 from experiments.mup.findings import Finding, finding
 from experiments.mup.plan import LABELS, Plan, checked
 from llm.analysis import coordinate_check, pages, plots, units
+from llm.errors import UserError
 from llm.sweep import registry
 
 CHECK_RATE = 4e-3  # small enough that nothing saturates in a few updates
@@ -15,6 +16,8 @@ def write(out: pathlib.Path, plan: Plan) -> tuple[pathlib.Path, list[Finding]]:
     """Draws the page of a sweep's folder. Returns its path and what was found."""
     table = registry.rows(registry.open_sweep(out / 'sweep'))
     found = [finding(plan, table, parametrization) for parametrization in LABELS]
+    if not all(one.curves for one in found):
+        raise UserError(f'no width in {out} is done yet; go on with `python -m experiments.mup --out {out}`')
     done = [row for row in table if row['status'] == 'done']
     checks = [
         coordinate_check.coordinate_check(checked(plan, parametrization, CHECK_RATE), CHECK_WIDTHS)

@@ -6,6 +6,7 @@ from typing import Any
 from llm.ablation.plan import cost
 from llm.ablation.results import Arm, Results, best_factor
 from llm.analysis import memory
+from llm.config import Config
 
 CLOSE = 0.02  # arms that differ by less are equal in parameters or FLOPs
 
@@ -83,10 +84,16 @@ def _tokenizers(results: Results) -> str:
 
 
 def _not_decayed(results: Results) -> str:
-    early = [
-        arm.label for arm in results.arms if getattr(arm.config.schedule, 'horizon', 0) > arm.config.training.steps
-    ]
-    return f'Stopped before the end of the schedule: {", ".join(early)}.' if early else ''
+    after = {arm.label: _steps_after(arm.config) for arm in results.arms}
+    early, late = [label for label, steps in after.items() if steps < 0], [label for label in after if after[label] > 0]
+    said = [f'Stopped before the end of the schedule: {", ".join(early)}.'] if early else []
+    said += [f'Trained on after the end of the schedule, at its last rate: {", ".join(late)}.'] if late else []
+    return ' '.join(said)
+
+
+def _steps_after(config: Config) -> int:
+    """Steps made after the schedule's end; negative if it was not reached, 0 if it has none."""
+    return config.training.steps - getattr(config.schedule, 'horizon', config.training.steps)
 
 
 def _repeated(results: Results) -> str:

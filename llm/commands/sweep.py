@@ -57,9 +57,12 @@ def _forecast(args: Args, configs: dict[str, Config]) -> None:
 
     runs = registry.open_sweep(args.out) if (args.out / 'sweep.json').is_file() else []
     reached = forecast.speed(runs)
-    print(forecast.text(forecast.forecasts(configs, reached)))
-    print(
-        'no run has finished here yet, so no time is predicted'
-        if reached is None
-        else f'time at the median speed of the runs done here, {reached / 1e9:.3g} GFLOP/s, one after the other'
-    )
+    bound = None if reached else forecast.bound(configs)
+    print(forecast.text(forecast.forecasts(configs, reached or bound)))
+    if reached:
+        print(f'time at the median speed of the runs done here, {reached / 1e9:.3g} GFLOP/s, one after the other')
+    else:
+        print(
+            f'time at the speed of one matrix product here, {bound / 1e9:.3g} GFLOP/s, one after the other: runs take '
+            'some times as long, and once one has finished here it is known'
+        )

@@ -23,6 +23,7 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
         The runs, all of them done.
 
     Raises:
+        UserError: if runs failed, all of them by mistakes in their configs.
         MachineError: if runs failed for good; what is done stays, and the same call tries the others again.
         Interrupted: if a signal came; what was running is saved.
     """
@@ -32,15 +33,18 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
     launcher = options.make_launcher(folder)
     processes = options.launcher != 'here'
     jobs = population.groups(runs, options.population, launcher.slots, processes)
-    given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
-    table = registry.rows(runs)
-    registry.export(table, folder)
-    page.write(runs, table, pathlib.Path(folder))
+    try:
+        given_up = scheduler.run_all(runs, jobs, launcher, options.retries, options.progress)
+    finally:
+        table = registry.rows(runs)
+        registry.export(table, folder)
+        page.write(runs, table, pathlib.Path(folder))
     if given_up:
         (run, outcome), count = next(iter(given_up.items())), len(given_up)
-        raise MachineError(
-            f'{count} of {len(runs)} runs failed; {run.name}: {outcome.message} (what each said is in {folder}/logs '
-            f'and {folder}/failures.jsonl; the same command tries them again)'
+        error = UserError if all(one.code == 2 for one in given_up.values()) else MachineError
+        raise error(
+            f'{count} of {len(runs)} runs failed; {run.name}: {outcome.message} (their last lines are in '
+            f'{folder}/failures.jsonl; the same command tries them again)'
         )
     return runs
 

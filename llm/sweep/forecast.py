@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from llm.analysis import flops, memory, units
 from llm.config import Config
-from llm.runtime import resolve
+from llm.runtime import product_flops, product_seconds, resolve
 from llm.sweep.registry import Run
 
 
@@ -31,12 +31,18 @@ def speed(runs: Sequence[Run]) -> float | None:
     return statistics.median(reached) if reached else None
 
 
+def bound(configs: Mapping[str, Config]) -> float:
+    """FLOP/s of a feed-forward product of the smallest model, there and back: what a run here cannot exceed by much."""
+    model = min((config.model for config in configs.values()), key=lambda model: model.width)
+    return product_flops(model) / product_seconds(model)
+
+
 def forecasts(configs: Mapping[str, Config], flops_per_second: float | None) -> list[Forecast]:
     """Predicts every run of a sweep.
 
     Args:
         configs: by the runs' names.
-        flops_per_second: what a run reaches here; see `speed` and `llm.sweep.probe`.
+        flops_per_second: what a run reaches here; see `speed`.
     """
     known: dict[Any, tuple[int, int]] = {}  # traced once for each model and batch
     result = []

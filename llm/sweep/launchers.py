@@ -10,6 +10,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +24,7 @@ from llm.workdir import Workdir
 BUSY = Busy.exit_code
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # a run that was asked to stop, and saved
 _LINES = 20  # of a log that are kept
+POLL = 0.2  # seconds between looks at what is running
 
 
 @dataclass(frozen=True)
@@ -91,20 +94,22 @@ class InProcess:
 
     slots = 1
 
-    def __init__(self, progress: bool = True):
-        self._progress = progress
-
-    def start(self, job: Job) -> Ended:
+    def start(self, job: Job) -> Running:
         from llm.sweep.worker import work
 
+        threads = job.workdirs[0].runtime().get('host_threads')
+        if threads and str(threads) != os.environ.get('NPROC', str(processors())):
+            return WorkerProcess(job)  # begun with another number of threads, which a process cannot change
+
         try:
-            work(job.workdirs, self._progress)
+            work(job.workdirs)
         except Interrupted:
             raise  # the signal was for the whole sweep
         except (UserError, MachineError) as error:
             return Ended(Outcome(error.exit_code, str(error)))
         except Exception as error:
-            return Ended(Outcome(1, f'{type(error).__name__}: {first_line(error)}'))
+            trace = traceback.format_exc().splitlines()[-_LINES:]
+            return Ended(Outcome(1, f'{type(error).__name__}: {first_line(error)}', tuple(trace)))
         return Ended(Outcome(0))
 
     def close(self) -> None: ...
@@ -129,12 +134,12 @@ class WorkerProcess:
 
     def finish(self) -> Outcome:
         """Waits for its end. If this process is asked to stop meanwhile, the worker is, and still waited for."""
-        try:
-            self._process.wait()
-        except KeyboardInterrupt:
-            self.stop()
-            self._process.wait()
-        return self.outcome()
+        while (outcome := self.outcome()) is None:
+            try:
+                time.sleep(POLL)  # not Popen.wait, which a signal handler that asks for the outcome would wait for
+            except KeyboardInterrupt:
+                self.stop()
+        return outcome
 
     def outcome(self) -> Outcome | None:
         code = self._process.poll()
@@ -162,30 +167,25 @@ class WorkerProcess:
 
 
 class LocalProcesses:
-    """Processes on this machine, each with its share of the processor cores, and of the GPUs if there are any."""
+    """Processes on this machine, each with its share of the processor cores and, if there are any, a GPU of its own."""
 
     def __init__(self, jobs: int, devices: Sequence[str] = ()):
         """
         Args:
-            jobs: processes at once.
-            devices: GPUs as CUDA_VISIBLE_DEVICES names them, dealt out over the processes; one process each if there
-                are as many.
+            jobs: processes at once; no more than there are GPUs, if there are any.
+            devices: GPUs as CUDA_VISIBLE_DEVICES names them; each process has one of its own.
         """
         if jobs < 1:
             raise UserError(f'--jobs is {jobs}; it must be at least 1')
-        self.slots = jobs
-        self._free = list(range(jobs))
-        self._devices = (
-            [list(devices[slot::jobs]) or list(devices[slot % len(devices) :][:1]) for slot in range(jobs)]
-            if devices
-            else []
-        )
+        self._devices = list(devices)
+        self.slots = min(jobs, len(devices)) if devices else jobs
+        self._free = list(range(self.slots))
 
     def start(self, job: Job) -> 'WorkerProcess':
         slot = self._free.pop(0)
         environment = {'NPROC': str(max(1, processors() // self.slots))}
         if self._devices:
-            environment['CUDA_VISIBLE_DEVICES'] = ','.join(self._devices[slot])
+            environment['CUDA_VISIBLE_DEVICES'] = self._devices[slot]
         return _Slotted(job, environment, slot, self._free)
 
     def close(self) -> None: ...
@@ -208,8 +208,8 @@ class _Slotted(WorkerProcess):
 
 def gpus() -> list[str]:
     """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them, found without starting jax."""
-    if chosen := os.environ.get('CUDA_VISIBLE_DEVICES'):
-        return [name for name in chosen.split(',') if name]
+    if (chosen := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
+        return [name for name in chosen.split(',') if name not in ('', '-1')]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         listed = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, timeout=20, check=True)
         return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith(b'GPU ')]

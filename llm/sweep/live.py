@@ -29,33 +29,35 @@ class LiveTable:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), auto_refresh=False, vertical_overflow='crop')
+            # It looks and draws from a thread of its own: with runs in this process, nobody else has the time.
+            self._live = Live(
+                get_renderable=self._draw,
+                console=Console(stderr=True),
+                refresh_per_second=1 / EVERY,
+                vertical_overflow='crop',
+            )
             self._live.__enter__()
         return self
 
     def __exit__(self, *failure: Any) -> None:
         if self._live is not None:
-            self._last = 0.0
-            self.refresh()
             self._live.__exit__(*failure)
 
     def refresh(self) -> None:
-        """Looks at the runs again, if it is time to."""
-        if not self._shown or time.monotonic() < self._last + EVERY:
+        """Says how the runs stand, where no table does, if it is time to and they stand otherwise than before."""
+        if not self._shown or self._terminal or time.monotonic() < self._last + EVERY:
             return
         self._last = time.monotonic()
-        standing = {run: registry.status(run.workdir) for run in self._runs}
-        counts = {name: list(standing.values()).count(name) for name in dict.fromkeys(standing.values())}
-        line = ', '.join(f'{count} {name}' for name, count in counts.items()) + f' of {len(self._runs)} runs'
-        if self._live is not None:
-            self._live.update(self._draw(standing, line), refresh=True)
-        elif line != self._said:
+        line = _counts({run: registry.status(run.workdir) for run in self._runs})
+        if line != self._said:
             print(line, file=sys.stderr, flush=True)
         self._said = line
 
-    def _draw(self, standing: dict[Run, str], line: str) -> Any:
+    def _draw(self) -> Any:
         from rich.table import Table
 
+        standing = {run: registry.status(run.workdir) for run in self._runs}
+        line = _counts(standing)
         table = Table('run', 'status', box=None, title=line, title_justify='left')
         for header in ('step', 'loss', 'tokens/s', 'left'):
             table.add_column(header, justify='right')
@@ -80,3 +82,8 @@ class LiveTable:
             f'{speed:,.0f}' if speed else '',
             left,
         )
+
+
+def _counts(standing: dict[Run, str]) -> str:
+    states = list(standing.values())
+    return ', '.join(f'{states.count(name)} {name}' for name in dict.fromkeys(states)) + f' of {len(states)} runs'

@@ -63,4 +63,4 @@ class SweepOptions:
             return Ray(self.jobs, self.ray)
         from llm.sweep.launchers import InProcess, LocalProcesses, gpus
 
-        return InProcess(self.progress) if self.launcher == 'here' else LocalProcesses(self.jobs, gpus())
+        return InProcess() if self.launcher == 'here' else LocalProcesses(self.jobs, gpus())

@@ -31,6 +31,14 @@ class Ray:
                 ray.init(options.address, log_to_driver=False, include_dashboard=False, logging_level='error')
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(f'--ray.address {options.address}: {first_line(error)}; is a cluster there?') from error
+        asked = {'CPU': options.cpus, 'GPU': options.gpus}
+        nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
+        if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+            self.close()
+            raise UserError(
+                f'no node of the Ray cluster has {options.cpus:g} cores and {options.gpus:g} GPUs; lower --ray.cpus '
+                'or --ray.gpus'
+            )
         # We try again ourselves, and count.
         self._work = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)(_work).options(
             scheduling_strategy='SPREAD'

@@ -32,7 +32,7 @@ from llm.environment import sources_hash
 from llm.errors import MachineError, UserError
 from llm.workdir import Workdir, write_atomically
 
-_TAIL = 1 << 14  # bytes of metrics.jsonl that surely hold its last row
+_TAIL = 1 << 14  # bytes at the end of metrics.jsonl that are looked at first
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,12 @@ class Busy(MachineError):
 
 
 @contextlib.contextmanager
-def claimed(workdirs: Sequence[Workdir]) -> Iterator[None]:
+def claimed(workdirs: Sequence[Workdir], timeout: float = 0) -> Iterator[None]:
     """Holds the claims on runs.
+
+    Args:
+        workdirs: all of them, or none.
+        timeout: seconds to wait for each: who only looks whether a run is claimed holds its claim for a moment.
 
     Raises:
         Busy: if another process has one of them.
@@ -113,7 +117,7 @@ def claimed(workdirs: Sequence[Workdir]) -> Iterator[None]:
             claims = workdir.path.parents[1] / 'claims'
             claims.mkdir(exist_ok=True)
             try:
-                held.enter_context(FileLock(claims / f'{workdir.path.name}.lock', timeout=0))
+                held.enter_context(FileLock(claims / f'{workdir.path.name}.lock', timeout=timeout))
             except Timeout as error:
                 raise Busy(f'another process is training {workdir.path}') from error
         yield
@@ -190,18 +194,23 @@ def _row(run: Run, varied: dict[str, Any], failed: list[dict[str, Any]]) -> dict
 
 def last_row(workdir: Workdir) -> dict[str, Any]:
     """The last training row of metrics.jsonl, read from its end; empty if there is none."""
-    try:
-        with open(workdir.metrics_file, 'rb') as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):  # torn at either end
-            row = json.loads(line)
-            if isinstance(row, dict) and row.get('kind') == 'train':
-                return row
-    return {}
+    tail = _TAIL
+    while True:
+        try:
+            with open(workdir.metrics_file, 'rb') as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - tail))
+                lines = file.read().splitlines()
+        except OSError:
+            return {}
+        for line in reversed(lines):
+            with contextlib.suppress(ValueError):  # torn at either end
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get('kind') == 'train':
+                    return row
+        if tail >= size:
+            return {}
+        tail *= 8
 
 
 def note_failure(run: Run, code: int, message: str, time: float, log: Sequence[str]) -> None:

@@ -115,16 +115,15 @@ def _enter(state: _State, job: Job, outcome: Outcome, runs: list[Run], retries: 
     runs = [run for run in runs if not _done(run.workdir)]  # of those that were together, some may have ended well
     if not runs:
         return
-    alone = len(runs) == 1
-    for run in runs:
-        registry.note_failure(run, outcome.code, outcome.message, time.time(), outcome.log)
-    if not alone:
+    if len(runs) > 1:
         logging.warning('%d runs failed together (%s); now one by one', len(runs), outcome.message)
         state.queue.extend(Job((run.workdir,)) for run in runs)
         return
+    registry.note_failure(runs[0], outcome.code, outcome.message, time.time(), outcome.log)
     state.failures[runs[0]] += 1
     if outcome.code == 2 or state.failures[runs[0]] > retries:
-        logging.error('%s failed for good: %s', runs[0].name, outcome.message)
+        said = ''.join(f'\n    {line}' for line in outcome.log)
+        logging.error('%s failed for good: %s%s', runs[0].name, outcome.message, said)
         state.given_up[runs[0]] = outcome
     else:
         logging.warning('%s failed (%s); trying again', runs[0].name, outcome.message)

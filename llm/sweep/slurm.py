@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from llm.errors import UserError, first_line
-from llm.sweep.launchers import Job, Outcome, WorkerProcess
+from llm.sweep.launchers import Ended, Job, Outcome, Running, WorkerProcess
 from llm.sweep.options import SlurmOptions
 from llm.workdir import Workdir
 
@@ -34,7 +34,10 @@ class Slurm:
             ) from error
         self.slots = jobs
         try:
-            self._executor = submitit.AutoExecutor(pathlib.Path(folder) / 'slurm', cluster=options.cluster)
+            # However often a job runs into its time limit, it has got on.
+            self._executor = submitit.AutoExecutor(
+                pathlib.Path(folder) / 'slurm', cluster=options.cluster, slurm_max_num_timeout=10**6
+            )
         except RuntimeError as error:  # no sbatch
             raise UserError(
                 f'--launcher slurm: {first_line(error)}; start it on a login node of the cluster'
@@ -49,8 +52,12 @@ class Slurm:
             **{name: value for name, value in slurm.items() if value is not None},
         )
 
-    def start(self, job: Job) -> '_Submitted':
-        return _Submitted(self._executor.submit(_Work([str(workdir.path.absolute()) for workdir in job.workdirs])))
+    def start(self, job: Job) -> Running:
+        work = _Work([str(workdir.path.absolute()) for workdir in job.workdirs])
+        try:
+            return _Submitted(self._executor.submit(work))
+        except Exception as error:  # a partition that there is not, a queue that is full: submitit has many names
+            return Ended(Outcome(1, f'Slurm did not take the job: {first_line(error)}'))
 
     def close(self) -> None: ...
 

@@ -5,6 +5,7 @@ that of `python -m llm train`; 75 means that another process has one of the runs
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from llm.workdir import Workdir
 
 def work(workdirs: Sequence[Workdir], progress: bool = False) -> None:
     """Trains claimed runs to their ends: several together, as a population, what is left of it one by one."""
-    with claimed(workdirs):
+    with claimed(workdirs, timeout=2):
         if len(workdirs) > 1:
             from llm.sweep.population import train_population
 
@@ -29,6 +30,8 @@ def work(workdirs: Sequence[Workdir], progress: bool = False) -> None:
 
 
 def main(paths: Sequence[str]) -> None:
+    if hasattr(signal, 'SIGUSR2'):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning reaches all processes; who started us saves us
     workdirs = [Workdir.open(path) for path in paths]
     if threads := workdirs[0].runtime().get('host_threads'):
         os.environ['NPROC'] = str(threads)  # what it was started with goes before this launch's share of the cores

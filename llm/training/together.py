@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from llm.config import Config
-from llm.errors import MachineError, UserError
+from llm.errors import Interrupted, MachineError, UserError
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.row_programs import RowPrograms
 from llm.training.attempt import Attempt
@@ -134,6 +134,8 @@ class _Together:
                 if stopping and step < self._total and self.members:
                     stopped = [member.stop(stop.signal) for member in self.members.values()]
                     raise stopped[0]
+            if stop.signal is not None and not self.members:
+                raise Interrupted(stop.signal)  # all have left; nobody is to go on alone
         # Not until all have their last checkpoint is one of them done: what is killed here goes on with all of them.
         for member in self.members.values():
             member.checkpoints.finish(member.config.checkpoint)

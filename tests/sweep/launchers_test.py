@@ -7,13 +7,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from llm.config_json import to_json
 from llm.sweep import registry, space
-from llm.sweep.launchers import Job, LocalProcesses
+from llm.sweep.launchers import InProcess, Job, LocalProcesses
 from llm.sweep.options import RayOptions, SlurmOptions
 from llm.sweep.scheduler import run_all
 
@@ -48,7 +49,7 @@ def rows_logged(out):
     return sum(len(path.read_bytes().splitlines()) for path in out.glob('runs/*/metrics.jsonl'))
 
 
-@pytest.mark.parametrize('population', ['off', 'on'])
+@pytest.mark.parametrize('population', ['off', pytest.param('on', marks=pytest.mark.slow)])
 def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, question, tmp_path, one_core):
     how = ('--population', population)
     alone = start(question, tmp_path / 'alone', *how)
@@ -75,6 +76,7 @@ def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, questio
         assert attempts.count(1) >= 8, 'done runs are not run again'
 
 
+@pytest.mark.slow
 def test_two_launchers_and_killed_workers_do_each_run_once(question, tmp_path, one_core):
     """Both use processes; a worker of the first is killed, which is one failure, retried."""
     out = tmp_path / 'shared'
@@ -111,6 +113,8 @@ def test_ctrl_c_saves_what_is_running(question, tmp_path, one_core):
         errors
     )
     assert 'interrupted' in said and 'planned' in said
+    with open(out / 'table.csv') as file:
+        assert len(list(csv.DictReader(file))) == 12
     standing = [run.workdir.summary().get('status') for run in registry.open_sweep(out)]
     assert standing.count('interrupted') >= 1 and 'running' not in standing
 
@@ -139,6 +143,44 @@ def test_slurm_through_submitits_local_executor(small, tmp_path, one_core):
     launcher = Slurm(tmp_path, 2, SlurmOptions(cluster='local', cpus=1, memory=2, minutes=5))
     assert run_all(runs, [[run] for run in runs], launcher, progress=False) == {}
     assert [row['status'] for row in registry.rows(runs)] == ['done', 'done']
+
+
+def test_a_slurm_job_that_is_taken_away_saves_and_asks_to_be_queued_again(small, tmp_path, one_core):
+    """submitit calls `checkpoint` from a signal handler, while the main thread waits for the worker."""
+    from llm.sweep.slurm import _Work
+
+    long = space.configs(small, space.point('long', {'training.steps': 100_000}))['long']
+    (run,) = registry.create(tmp_path, {'long': long})
+    work, again = _Work([str(run.workdir.path)]), []
+    previous = signal.signal(signal.SIGUSR2, lambda *_: again.append(work.checkpoint()))
+    try:
+
+        def take_away():
+            while not registry.last_row(run.workdir):
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        threading.Thread(target=take_away, daemon=True).start()
+        assert work().code == 143
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert run.workdir.summary()['status'] == 'interrupted'
+    assert again[0].function.paths == [str(run.workdir.path)]
+
+
+def test_a_run_begun_with_another_number_of_threads_goes_on_with_that(small, tmp_path, one_core, monkeypatch):
+    (run,) = registry.create(tmp_path, configs(small, 1))
+    LocalProcesses(1).start(Job((run.workdir,))).finish()
+    stored = run.workdir.runtime()
+    run.workdir.write_summary(run.workdir.summary() | {'status': 'interrupted'})
+    monkeypatch.setenv('NPROC', str(stored['host_threads'] + 1))
+    assert run_all([run], [[run]], InProcess(), progress=False) == {}
+    assert registry.status(run.workdir) == 'done' and run.workdir.runtime() == stored
+
+
+def test_local_processes_share_cores_and_have_a_gpu_each():
+    assert LocalProcesses(4).slots == 4
+    assert LocalProcesses(4, ['0', '2']).slots == 2
 
 
 def test_a_slurm_job_that_fails_says_why(small, tmp_path, one_core):

@@ -18,7 +18,7 @@ def finished(small, tmp_path_factory):
     """A sweep of two learning rates that is done. Not to be written to."""
     folder = tmp_path_factory.mktemp('sweeps') / 'rates'
     runs = registry.create(folder, space.configs(small, space.axis('optimizer.learning_rate', 1e-2, 1e-3)))
-    assert run_all(runs, [[run] for run in runs], InProcess(False), progress=False) == {}
+    assert run_all(runs, [[run] for run in runs], InProcess(), progress=False) == {}
     return folder, runs
 
 

@@ -31,7 +31,7 @@ def test_a_dry_run_prints_the_runs_and_trains_nothing(config_file, tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if line.startswith('num_layers')]
     assert names == [f'num_layers={n},learning_rate={rate}' for n in (1, 2) for rate in (0.01, 0.001)]
-    assert any(line.startswith('4 runs') for line in lines) and 'no time is predicted' in lines[-1]
+    assert any(line.startswith('4 runs') for line in lines) and 'speed of one matrix product' in lines[-1]
     assert not out.exists()
     one, two = (next(line for line in lines if f'num_layers={n},' in line).split() for n in (1, 2))
     assert int(one[1].replace(',', '')) < int(two[1].replace(',', '')), 'parameters of each'
@@ -45,6 +45,14 @@ def test_the_base_is_set_as_in_any_command_and_time_is_predicted_from_what_is_do
     assert said.count(' done ') == 2 and (out / 'table.csv').is_file() and (out / 'sweep.html').is_file()
     assert sweep(*typed, '--seeds', 3, '--dry-run') == 0
     assert 'speed of the runs done here' in capsys.readouterr().out
+
+
+def test_a_sweep_that_fails_by_its_configs_is_the_users_mistake_and_still_leaves_a_table(config_file, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert sweep('--config', config_file(), '--data.corpora', 'text:/nowhere/*', '--no-progress', '--out', out) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('error: 1 of 1 runs failed; base: ') and '/nowhere' in error
+    assert (out / 'table.csv').is_file() and (out / 'sweep.html').is_file()
 
 
 @pytest.mark.parametrize(

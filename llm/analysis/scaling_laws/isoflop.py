@@ -63,10 +63,13 @@ class IsoFlop(NamedTuple):
 
 
 def groups(budgets: np.ndarray) -> list[np.ndarray]:
-    """Places of runs that cost the same, by rising cost."""
-    order = np.argsort(budgets, kind='stable')
-    first = np.concatenate([[True], budgets[order][1:] > SAME * budgets[order][:-1]])
-    return np.split(order, np.flatnonzero(first)[1:])
+    """Places of runs that cost the same, as the cheapest among them, by rising cost."""
+    found: list[list[int]] = []
+    for place in np.argsort(budgets, kind='stable'):
+        if not found or budgets[place] > SAME * budgets[found[-1][0]]:
+            found.append([])
+        found[-1].append(int(place))
+    return [np.array(places) for places in found]
 
 
 def isoflop(
