@@ -68,6 +68,8 @@ def test_profiles_that_show_no_lowest_point_are_left_out_and_said():
 
 def test_budgets_that_differ_by_rounding_are_one_profile():
     assert [part.tolist() for part in groups(np.array([2.0, 1.0, 1.05, 2.1, 4.0]))] == [[1, 2], [0, 3], [4]]
+    spread = np.geomspace(1e18, 1e21, 120)  # each is near the one before, and the last far from the first
+    assert all(spread[part].max() / spread[part].min() < 1.3 for part in groups(spread))
     assert isoflop(np.ones(4), np.ones(4), np.ones(4), TEN) is None
 
 

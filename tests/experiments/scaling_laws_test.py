@@ -48,6 +48,7 @@ def test_the_dry_run_says_what_it_costs_and_makes_nothing(tmp_path, capsys):
     [
         (['--csv', 'a', '--sweep', 'b'], 'give one of them'),
         (['--scale', '0'], '--scale is 0'),
+        (['--scale', '0.01'], 'take a larger --scale'),
         (['--csv', 'missing.csv'], 'cannot read missing.csv'),
         (['--sweep', 'missing'], 'holds no sweep'),
     ],
