@@ -18,7 +18,7 @@ quickstart:
 	@.venv/bin/python -m llm train --config configs/quickstart_sft.py --workdir runs/quickstart_sft
 	@test -f runs/quickstart_sft/preferences.jsonl || .venv/bin/python -m llm rank --workdir runs/quickstart_sft \
 		--prompts task:python_functions --reward.function llm.data.task_checks:sound \
-		--reward.missing-eos-penalty 1 --max-prompts 160 --max-prompt-tokens 64 --max-new-tokens 96 \
+		--reward.missing-eos-penalty 1 --max-prompts 200 --max-prompt-tokens 64 --max-new-tokens 96 \
 		--temperature 0.8 --out runs/quickstart_sft/preferences.jsonl
 	@.venv/bin/python -m llm train --config configs/quickstart_dpo.py --workdir runs/quickstart_dpo
 	@.venv/bin/python -m experiments.assistant --prompts 32

@@ -13,7 +13,7 @@ from llm.config import (
     TrainingConfig,
 )
 
-STEPS = 1400
+STEPS = 1600
 
 
 def get_config() -> Config:
@@ -35,9 +35,9 @@ def get_config() -> Config:
         optimizer=Muon(learning_rate=0.02, adam_learning_rate=0.03),
         schedule=Linear(horizon=STEPS, warmup=50),
         training=TrainingConfig(steps=STEPS, batch_size=8),
-        checkpoint=CheckpointConfig(every=350),
+        checkpoint=CheckpointConfig(every=400),
         evaluation=EvaluationConfig(
-            every=350, max_windows=64, sample_prompt='def read(self, size=-1):\n', sample_tokens=96
+            every=400, max_windows=64, sample_prompt='def read(self, size=-1):\n', sample_tokens=96
         ),
         log=LogConfig(every=20),
     )

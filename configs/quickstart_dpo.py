@@ -9,7 +9,7 @@ import pathlib
 from llm.config import DPO, AdamW, Config, DataConfig, InitFromConfig, Linear, TrainingConfig
 from llm.config_file import load_config
 
-STEPS = 80
+STEPS = 100
 
 
 def get_config() -> Config:
@@ -23,6 +23,6 @@ def get_config() -> Config:
         schedule=Linear(horizon=STEPS, warmup=10),
         init_from=InitFromConfig(workdir='runs/quickstart_sft'),
         training=TrainingConfig(steps=STEPS, batch_size=8),
-        evaluation=dataclasses.replace(base.evaluation, every=40),
+        evaluation=dataclasses.replace(base.evaluation, every=50),
         checkpoint=dataclasses.replace(base.checkpoint, every=STEPS),
     )

@@ -9,7 +9,7 @@ import pathlib
 from llm.config import SFT, Config, DataConfig, InitFromConfig, Linear, Muon, TrainingConfig
 from llm.config_file import load_config
 
-STEPS = 300
+STEPS = 400
 
 
 def get_config() -> Config:
