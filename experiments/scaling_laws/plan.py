@@ -118,8 +118,10 @@ def profile(plan: Plan, budget: float) -> tuple[int, ...]:
     """The widths of a budget: the one nearest to the guessed optimum, and its neighbours."""
     guess = (budget / (8 * plan.ratio)) ** 0.5  # a token costs about 8 N: attention and head with the rest
     usable = [width for width in plan.widths if steps(plan, width, budget) >= LEAST_STEPS]
-    if len(usable) < 3:
-        raise UserError(f'{budget:.3g} FLOPs leave {len(usable)} sizes with {LEAST_STEPS} steps; take a larger --scale')
+    if not usable:
+        raise UserError(
+            f'{budget:.3g} FLOPs are less than {LEAST_STEPS} steps of the smallest model; take a larger --scale'
+        )
     distances = [abs(math.log(parameters(plan, width) / guess)) for width in usable]
     first = min(max(0, distances.index(min(distances)) - plan.sizes // 2), max(0, len(usable) - plan.sizes))
     return tuple(usable[first : first + plan.sizes])
