@@ -93,6 +93,11 @@ class Workdir:
         """How the run stands; empty before the first step."""
         return self._json('summary.json')
 
+    def finished(self, config: Config) -> dict[str, Any] | None:
+        """The summary of a run that has made all the steps of its config; None of another."""
+        summary = self.summary()
+        return summary if summary.get('status') == 'done' and summary['step'] == config.training.steps else None
+
     def runtime(self) -> dict[str, Any]:
         """The stored run-time choices; empty before the first start."""
         return self._json('runtime.json')

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from llm.config import Config
 from llm.errors import MachineError, UserError
@@ -47,8 +47,3 @@ def run_sweep(folder: str | os.PathLike, configs: Mapping[str, Config], options:
             f'{folder}/failures.jsonl; the same command tries them again)'
         )
     return runs
-
-
-def results(runs: Sequence[Run], column: str = 'held_out.loss') -> dict[str, float]:
-    """One number of each run, by its name."""
-    return {row['name']: row[column] for row in registry.rows(runs)}

@@ -13,7 +13,6 @@ from llm.analysis import flops
 from llm.config import Config, NextToken
 from llm.sweep.registry import Run
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import finished
 from llm.training.together import LEFT
 from llm.training.train_step import static
 from llm.workdir import Workdir
@@ -59,7 +58,7 @@ def groups(runs: Sequence[Run], mode: str = 'auto', slots: int = 1, processes: b
 
 
 def _applies(run: Run, config: Config, mode: str) -> bool:
-    if finished(config, run.workdir):
+    if run.workdir.finished(config):
         return False
     reason = alone_because(config)
     if reason and mode == 'on':

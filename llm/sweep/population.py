@@ -18,7 +18,7 @@ from llm.parallel import mesh as mesh_lib
 from llm.sweep.grouping import alone_because, began, common_step, groups, has_begun, stored_steps
 from llm.training.attempt import Attempt
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import existing_tokenizer, finished, locked
+from llm.training.loop import existing_tokenizer, locked
 from llm.training.stages import load_data, train_batches
 from llm.training.together import train_together
 from llm.training.train_step import static
@@ -48,7 +48,7 @@ def train_population(
     """
     devices = jax.devices() if devices is None else devices
     configs = {Workdir(path): Workdir(path).config() for path in paths}
-    together = _alike({workdir: config for workdir, config in configs.items() if not finished(config, workdir)})
+    together = _alike({workdir: config for workdir, config in configs.items() if not workdir.finished(config)})
     if len(devices) > 1 or jax.process_count() > 1 or len(together) < 2:
         return
     with contextlib.ExitStack() as held:

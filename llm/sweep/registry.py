@@ -134,11 +134,11 @@ def is_claimed(workdir: Workdir) -> bool:
 
 def status(workdir: Workdir) -> str:
     """planned, running, interrupted (also: killed), failed or done."""
-    said = workdir.summary().get('status')
-    if said == 'done' and workdir.summary()['step'] == workdir.config().training.steps:
+    if workdir.finished(workdir.config()):
         return 'done'
     if is_claimed(workdir):
         return 'running'
+    said = workdir.summary().get('status')
     return {None: 'planned', 'running': 'interrupted', 'done': 'interrupted'}.get(said, said)
 
 

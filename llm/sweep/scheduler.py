@@ -83,16 +83,11 @@ def _start(state: _State, launcher: Launcher) -> None:
             state.queue.append(job)
     while state.queue and len(state.running) < launcher.slots:
         job = state.queue.popleft()
-        todo = Job(tuple(workdir for workdir in job.workdirs if not _done(workdir)))
+        todo = Job(tuple(workdir for workdir in job.workdirs if not workdir.finished(workdir.config())))
         if any(registry.is_claimed(workdir) for workdir in todo.workdirs):
             state.later[todo] = time.monotonic() + ELSEWHERE
         elif todo.workdirs:
             state.running[todo] = launcher.start(todo)
-
-
-def _done(workdir) -> bool:
-    summary = workdir.summary()
-    return summary.get('status') == 'done' and summary['step'] == workdir.config().training.steps
 
 
 def _ended(state: _State) -> list[tuple[Job, Outcome]]:
@@ -112,7 +107,7 @@ def _enter(state: _State, job: Job, outcome: Outcome, runs: list[Run], retries: 
         logging.warning('%s was stopped and goes on', ', '.join(run.name for run in runs))
         state.queue.append(job)
         return
-    runs = [run for run in runs if not _done(run.workdir)]  # of those that were together, some may have ended well
+    runs = [run for run in runs if not run.workdir.finished(run.workdir.config())]  # some ended well
     if not runs:
         return
     if len(runs) > 1:

@@ -16,17 +16,17 @@ from llm.training.signals import end_with_parent
 from llm.workdir import Workdir
 
 
-def work(workdirs: Sequence[Workdir], progress: bool = False) -> None:
+def work(workdirs: Sequence[Workdir]) -> None:
     """Trains claimed runs to their ends: several together, as a population, what is left of it one by one."""
     with claimed(workdirs, timeout=2):
         if len(workdirs) > 1:
             from llm.sweep.population import train_population
 
-            train_population([workdir.path for workdir in workdirs], progress)
+            train_population([workdir.path for workdir in workdirs], progress=False)
         from llm.training.loop import train
 
         for workdir in workdirs:
-            train(workdir.config(), workdir.path, progress)
+            train(workdir.config(), workdir.path, progress=False)
 
 
 def main(paths: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ def train(
     """
     workdir = Workdir(path)
     _check_stored(config, workdir)
-    if summary := finished(config, workdir):
+    if summary := workdir.finished(config):
         logging.info('%s is done: %s', workdir.path, summary['message'])
         return summary
     runtime.check(config)
@@ -113,12 +113,6 @@ def _stopping(run: Attempt, stop: StopSignal) -> bool:
     if jax.process_count() > 1 and run.step % run.config.log.every:
         return False
     return distributed.any_process(stop.signal is not None)
-
-
-def finished(config: Config, workdir: Workdir) -> dict[str, Any] | None:
-    """The summary of a run that has made all its steps; None of another."""
-    summary = workdir.summary()
-    return summary if summary.get('status') == 'done' and summary['step'] == config.training.steps else None
 
 
 def existing_tokenizer(config: Config, workdir: Workdir) -> Tokenizer | None:

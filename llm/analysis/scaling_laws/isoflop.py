@@ -7,7 +7,7 @@ draws how large the noise is, given the residuals of all, then new losses on the
 size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -145,8 +145,3 @@ def _problem(parabola: np.ndarray, best: float, n: np.ndarray) -> str:
         side = 'below' if best < n.min() else 'above'
         return f'its lowest point lies {side} the sizes that were trained'
     return ''
-
-
-def best_runs(profiles: Sequence[Profile], loss: np.ndarray) -> np.ndarray:
-    """The place of the best run of each profile."""
-    return np.array([profile.runs[np.argmin(loss[profile.runs])] for profile in profiles])
