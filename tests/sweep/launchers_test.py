@@ -1,5 +1,6 @@
 """Sweeps through the command and through real processes: done, killed, shared, stopped."""
 
+import contextlib
 import csv
 import json
 import os
@@ -45,6 +46,16 @@ def table(out):
         return [{name: row[name] for name in SAME} for row in csv.DictReader(file)]
 
 
+def processes(words):
+    """Those whose command line has these words."""
+    found = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            if words in path.read_bytes().replace(b'\0', b' ').decode(errors='replace'):
+                found.append(int(path.parent.name))
+    return found
+
+
 def rows_logged(out):
     return sum(len(path.read_bytes().splitlines()) for path in out.glob('runs/*/metrics.jsonl'))
 
@@ -83,8 +94,7 @@ def test_two_launchers_and_killed_workers_do_each_run_once(question, tmp_path, o
     both = [start(question, out, '--launcher', 'local', '--jobs', '1', '--population', 'off') for _ in range(2)]
     while not (logs := list(out.glob('runs/*/metrics.jsonl'))) or not logs[0].stat().st_size:
         time.sleep(0.02)
-    victims = subprocess.run(['pgrep', '-f', f'llm.sweep.worker {out}'], capture_output=True, text=True).stdout.split()
-    os.kill(int(victims[0]), signal.SIGKILL)
+    os.kill(processes(f'llm.sweep.worker {out}')[0], signal.SIGKILL)
     for process in both:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -225,7 +235,7 @@ def test_a_run_goes_on_at_another_ray_node_when_its_own_dies(small, tmp_path, tw
             while not lost and registry.last_row(runs[0].workdir).get('step', 0) < 20:
                 time.sleep(0.05)
             if not lost:
-                (worker,) = subprocess.run(['pgrep', '-f', 'ray::_work'], capture_output=True, text=True).stdout.split()
+                (worker,) = processes('ray::_work')
                 parent = int(pathlib.Path(f'/proc/{worker}/stat').read_text().rsplit(')', 1)[1].split()[1])
                 lost.extend(node for node in nodes if node.all_processes['raylet'][0].process.pid == parent)
                 cluster.remove_node(lost[0], allow_graceful=False)
