@@ -92,6 +92,7 @@ def test_logits_are_those_that_exist_at_once():
     assert chunked < whole / 3  # four times fewer positions, and the gradients of a chunk
 
 
+@pytest.mark.slow
 def test_a_model_that_fits_no_machine_is_predicted_too():
     model = ModelConfig(
         vocab_size=128_256,

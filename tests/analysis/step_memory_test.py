@@ -74,8 +74,14 @@ def test_large_shipped_configs(name):
         with_model(remat='dots', num_kv_heads=2, tied_embeddings=False),
         with_model(dropout=0.1, position='learned', activation='gelu', norm='layernorm', windows=(16, None)),
         dataclasses.replace(SMALL, objective=NextToken(vocabulary_chunk=16), optimizer=Adafactor()),
-        dataclasses.replace(SMALL, training=TrainingConfig(batch_size=8, accumulation=2, ema_decay=0.9)),
-        dataclasses.replace(with_model(width=256), optimizer=Muon(), training=TrainingConfig(batch_size=1)),
+        pytest.param(
+            dataclasses.replace(SMALL, training=TrainingConfig(batch_size=8, accumulation=2, ema_decay=0.9)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dataclasses.replace(with_model(width=256), optimizer=Muon(), training=TrainingConfig(batch_size=1)),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=['full', 'dots', 'learned', 'chunked', 'accumulated', 'weights'],
 )

@@ -137,6 +137,7 @@ def test_the_data_pipeline(benchmark, tmp_path):
     assert 'times as fast as the training step' in pipeline.notes[0]
 
 
+@pytest.mark.slow
 def test_compiling(benchmark):
     before = jax.config.jax_compilation_cache_dir
     result = benchmark('compile', *MODEL, '--length', '16', repeats=1)

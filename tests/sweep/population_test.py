@@ -143,6 +143,7 @@ def test_vmapped_members_are_the_runs_alone(at_once, base, alone, one_device, tm
             assert largest_difference(path, other) <= 1e-5
 
 
+@pytest.mark.slow
 def test_in_float64_they_agree_to_the_last_digits(at_once, base, one_device, tmp_path):
     """Every number there is varied, and dropout drawn from each member's seed."""
     wide = dict.fromkeys(('model.param_dtype', 'model.compute_dtype', 'model.logit_dtype'), 'float64')

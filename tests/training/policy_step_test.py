@@ -34,11 +34,11 @@ def comparable(row):
 @pytest.mark.parametrize(
     'objective, cut, devices, accumulation',
     [
-        ('grpo', 'fsdp', 8, 1),
-        pytest.param('grpo', 'pmap', 8, 1, marks=pytest.mark.slow),
+        pytest.param('grpo', 'fsdp', 8, 1, marks=pytest.mark.slow),
+        ('grpo', 'pmap', 8, 1),
         ('grpo', 'data', 4, 2),
         ('ppo', 'all', 8, 1),
-        ('ppo', 'pmap', 4, 2),
+        pytest.param('ppo', 'pmap', 4, 2, marks=pytest.mark.slow),
         pytest.param('ppo', 'alone', 1, 4, marks=pytest.mark.slow),
         pytest.param('rloo', 'tensor', 8, 1, marks=pytest.mark.slow),
         pytest.param('rloo', 'pmap', 8, 1, marks=pytest.mark.slow),
