@@ -62,9 +62,8 @@ def main(arguments: list[str]) -> None:
     if args.dry_run:
         print(machinery.forecast_text(ablation, folder, args.seeds, args.budget, args.tune))
         return
-    options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
     try:
-        machinery.run(name, ablation, folder, seeds=args.seeds, budget=args.budget, tuned=args.tune, options=options)
+        machinery.run(name, ablation, folder, seeds=args.seeds, budget=args.budget, tuned=args.tune, options=args)
     except (MachineError, Interrupted):
         if (folder / machinery.PLAN).is_file():  # of what is done
             report(folder)

@@ -38,8 +38,7 @@ def main(arguments: list[str]) -> None:
 
     plan = dataclasses.replace(plans.QUICK if args.quick else plans.Plan(), seeds=args.seeds)
     if not args.report:
-        options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
-        run_sweep(args.out / 'sweep', plans.runs(plan), options)
+        run_sweep(args.out / 'sweep', plans.runs(plan), args)
     page, findings = report.write(args.out, plan)
     for one in findings:
         print(one.sentence())

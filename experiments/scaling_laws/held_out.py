@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.scaling_laws import plan as plans
 from experiments.scaling_laws.plan import Plan
-from llm.analysis import memory
+from llm.analysis import flops, memory
 from llm.analysis.scaling_laws.analysis import Analysis, Prediction, predict
 from llm.analysis.scaling_laws.frontier import optimum_at_cost
 from llm.config import Config
@@ -30,8 +30,7 @@ def choose(plan: Plan, analysis: Analysis) -> Config:
 def predicted(config: Config, analysis: Analysis) -> Prediction:
     """What the fit says of a run before it is trained; its tokens are those it will read."""
     tokens = config.training.steps * config.training.batch_size * config.data.sequence_length
-    cost = tokens * scaling.flops_per_token(config)
-    return predict(analysis, config.name, memory.parameter_count(config.model), tokens, cost)
+    return predict(analysis, config.name, memory.parameter_count(config.model), tokens, flops.run_flops(config))
 
 
 def measured(folder: pathlib.Path, config: Config, prediction: Prediction, options: SweepOptions) -> Prediction:

@@ -85,10 +85,9 @@ def arm_configs(ablation: Ablation, budget: Budget = 'tokens') -> dict[str, Conf
 
 def cost(config: Config, budget: Budget) -> float:
     """What a run spends: tokens, or training FLOPs by the default convention of `llm.analysis.flops`."""
-    tokens = config.training.steps * config.training.batch_size * config.data.sequence_length
-    if budget == 'tokens':
-        return tokens
-    return tokens * flops.training_flops_per_token(config.model, config.data.sequence_length)
+    if budget == 'flops':
+        return flops.run_flops(config)
+    return config.training.steps * config.training.batch_size * config.data.sequence_length
 
 
 def stretched(config: Config, steps: int) -> Config:

@@ -16,7 +16,7 @@ one row is counted as if it happened, so that a token costs the same in every ba
 
 from typing import Literal, get_args
 
-from llm.config import ModelConfig
+from llm.config import Config, ModelConfig
 
 Convention = Literal['6N', '6N+attention_causal', '6N+attention_full']
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -64,6 +64,13 @@ def training_flops_per_token(
 ) -> float:
     """FLOPs of one token's forward and backward pass: 6N plus, for attention_full, PaLM's 12 L H Q T."""
     return 3 * forward_flops_per_token(model, sequence_length, convention)
+
+
+def run_flops(config: Config) -> float:
+    """FLOPs of all updates of a run, by the default convention."""
+    length = config.data.sequence_length
+    tokens = config.training.steps * config.training.batch_size * length
+    return tokens * training_flops_per_token(config.model, length)
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None, num_devices: int = 1) -> float | None:

@@ -1,6 +1,5 @@
 """Train every config of a space, each in a workdir of its own; the same command goes on where it stopped."""
 
-import dataclasses
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ def run(args: Args, config: Config, file: str | None) -> None:
     if args.seeds:
         axes.append(space.seeds(args.seeds))
     configs = space.configs(config, space.product(*axes))
-    options = SweepOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SweepOptions)})
     runtime.prepare_host()
     if args.dry_run:
         _forecast(args, configs)
@@ -45,7 +43,7 @@ def run(args: Args, config: Config, file: str | None) -> None:
     from llm.sweep.experiment import run_sweep
 
     try:
-        run_sweep(args.out, configs, options)
+        run_sweep(args.out, configs, args)
     finally:
         if (args.out / 'sweep.json').is_file():
             print(registry.text(registry.rows(registry.open_sweep(args.out))))

@@ -52,8 +52,7 @@ def forecasts(configs: Mapping[str, Config], flops_per_second: float | None) -> 
         if key not in known:
             known[key] = memory.parameter_count(config.model), memory.memory_estimate(resolve(config)).total
         parameters, size = known[key]
-        tokens = config.training.steps * config.training.batch_size * config.data.sequence_length
-        total = tokens * flops.training_flops_per_token(config.model, config.data.sequence_length)
+        total = flops.run_flops(config)
         result.append(
             Forecast(name, parameters, total, size, None if not flops_per_second else total / flops_per_second)
         )

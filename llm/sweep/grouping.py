@@ -86,14 +86,7 @@ def pays(config: Config, processes: bool) -> bool:
     On an accelerator, which one small run leaves idle; on processors, where a lane takes up to 1.3 times the time of a
     run alone, only if that is less than starting a process and compiling. Figures are in docs/populations.md.
     """
-    return _accelerated() or (processes and run_flops(config) <= RUN_FLOPS)
-
-
-def run_flops(config: Config) -> float:
-    """Of all updates of a run, by the default convention."""
-    length = config.data.sequence_length
-    tokens = config.training.steps * config.training.batch_size * length
-    return tokens * flops.training_flops_per_token(config.model, length)
+    return _accelerated() or (processes and flops.run_flops(config) <= RUN_FLOPS)
 
 
 def most(config: Config) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from llm.analysis import flops, memory
+from llm.analysis import memory
 from llm.analysis.scaling_laws.envelope import Curve
 from llm.analysis.scaling_laws.runs import Runs
 from llm.config import Config
@@ -68,8 +68,3 @@ def curve(run: Run, n: float) -> Curve:
     rows = [row for row in run.workdir.rows('train') if row.get('loss') is not None]
     tokens, spent, loss = (np.array([row[name] for row in rows], np.float64) for name in ('tokens', 'flops', 'loss'))
     return Curve(n, spent, tokens, loss)
-
-
-def flops_per_token(config: Config) -> float:
-    """Of training, by the default convention: what a budget is divided by."""
-    return flops.training_flops_per_token(config.model, config.data.sequence_length)

@@ -9,12 +9,11 @@ from absl import logging
 
 from llm.errors import Interrupted
 from llm.sweep import registry
-from llm.sweep.launchers import BUSY, STOPPED, Job, Launcher, Outcome, Running
+from llm.sweep.launchers import BUSY, POLL, STOPPED, Job, Launcher, Outcome, Running
 from llm.sweep.live import LiveTable
 from llm.sweep.registry import Run
 from llm.training.signals import StopSignal
 
-POLL = 0.2  # seconds between looks at what is running
 ELSEWHERE = 2.0  # seconds until a run that another process has is asked for again
 GRACE = 120.0  # seconds that running jobs get to save once the sweep is stopped
 

@@ -10,6 +10,7 @@ import pytest
 from experiments.scaling_laws import __main__ as command
 from experiments.scaling_laws import held_out, stages
 from experiments.scaling_laws.plan import LEAST_STEPS, Plan, config, configs, cost, profile, steps
+from llm.analysis.flops import training_flops_per_token
 from llm.analysis.scaling_laws.parametric import Law
 from llm.errors import UserError
 from llm.sweep import registry, scaling
@@ -87,7 +88,16 @@ def pretend(folder, runs, options):
             for seen in [*tokens.tolist(), step * one.training.steps]:
                 loss = float(LAW.loss(size, seen))
                 row = {'kind': 'train', 'step': seen // step, 'attempt': 1, 'loss': loss, 'tokens': seen}
-                file.write(json.dumps(row | {'flops': seen * scaling.flops_per_token(one), 'seconds': 1.0}) + '\n')
+                file.write(
+                    json.dumps(
+                        row
+                        | {
+                            'flops': seen * training_flops_per_token(one.model, one.data.sequence_length),
+                            'seconds': 1.0,
+                        }
+                    )
+                    + '\n'
+                )
         summary = {'status': 'done', 'step': one.training.steps, 'parameters': size, 'held_out': {'loss': loss}}
         run.workdir.write_summary(summary | {'message': '', 'data': {'train': {'tokens': 10**6}}})
     return made

@@ -1,9 +1,9 @@
 """Runs that take a second, and the environment of processes that do them."""
 
 import os
-import random
 
 import pytest
+from small_corpus import write_corpus
 
 from llm.config import (
     AdamW,
@@ -18,22 +18,16 @@ from llm.config import (
     TrainingConfig,
 )
 
-WORDS = ('def', 'return', 'class', 'import', 'self', 'value', 'list', 'dict', 'print', 'open', 'close', 'read')
-
 
 @pytest.fixture(scope='session')
 def small(tmp_path_factory) -> Config:
     """Eight steps on forty short files, a checkpoint every two."""
-    folder = tmp_path_factory.mktemp('sweep-corpus')
-    draw = random.Random(0)
-    for i in range(40):
-        lines = [' '.join(draw.choices(WORDS, k=draw.randint(2, 6))) for _ in range(draw.randint(2, 8))]
-        (folder / f'file{i}.txt').write_text('\n'.join(lines) + '\n')
+    corpus = write_corpus(tmp_path_factory.mktemp('sweep-corpus'))
     return Config(
         name='small',
         model=ModelConfig(vocab_size=272, context_length=16, num_layers=1, width=16, num_heads=2),
         tokenizer=TokenizerConfig(kind='byte'),
-        data=DataConfig(corpora=(f'text:{folder}/*.txt',), sequence_length=16),
+        data=DataConfig(corpora=(corpus,), sequence_length=16),
         optimizer=AdamW(learning_rate=1e-2),
         schedule=Cosine(horizon=8, warmup=1),
         training=TrainingConfig(steps=8, batch_size=8),

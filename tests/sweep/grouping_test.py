@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from llm import config_json
+from llm.analysis import flops
 from llm.analysis.step_memory import abstract_step
 from llm.config import SFT, Adafactor, Config, DataConfig, Lion, ModelConfig, Muon, NextToken, TrainingConfig
 from llm.sweep import grouping, registry, space
@@ -69,7 +70,7 @@ def test_populations_are_cut_for_the_slots_and_for_their_size(tmp_path, count, s
 
 def test_auto_is_for_short_runs_in_processes_of_their_own_where_there_is_no_accelerator(tmp_path, monkeypatch):
     large = config_json.override(SMALL, {'training.batch_size': 512, 'model.width': 256, 'training.steps': 4000})
-    assert grouping.run_flops(SMALL) < grouping.RUN_FLOPS < grouping.run_flops(large)
+    assert flops.run_flops(SMALL) < grouping.RUN_FLOPS < flops.run_flops(large)
     assert sizes(tmp_path, space.seeds(2), SMALL, mode='auto') == [2]
     assert sizes(tmp_path, space.seeds(2), SMALL, mode='auto', processes=False) == [1, 1]
     assert sizes(tmp_path, space.seeds(2), SMALL, mode='on', processes=False) == [2]

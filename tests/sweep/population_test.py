@@ -2,13 +2,13 @@
 
 import os
 import pathlib
-import random
 import signal
 
 import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from small_corpus import write_corpus
 from training.crash import Crash, crash_at
 
 from llm import config_json
@@ -35,21 +35,16 @@ from llm.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 GRID = space.product(space.axis('optimizer.learning_rate', 1e-3, 3e-3), space.seeds(2))
-WORDS = ('def', 'return', 'class', 'import', 'self', 'value', 'list', 'dict', 'print', 'open', 'close', 'read', 'write')
 
 
 @pytest.fixture(scope='module')
 def base(tmp_path_factory) -> Config:
     """Fifty steps of a model that learns a corpus of a few kilobytes."""
-    folder = tmp_path_factory.mktemp('corpus')
-    draw = random.Random(0)
-    for i in range(40):
-        lines = [' '.join(draw.choices(WORDS, k=draw.randint(2, 6))) for _ in range(draw.randint(2, 8))]
-        (folder / f'file{i}.txt').write_text('\n'.join(lines) + '\n')
+    corpus = write_corpus(tmp_path_factory.mktemp('corpus'))
     return Config(
         model=ModelConfig(vocab_size=272, context_length=32, num_layers=2, width=16, num_heads=2),
         tokenizer=TokenizerConfig(kind='byte'),
-        data=DataConfig(corpora=(f'text:{folder}/*.txt',), sequence_length=32),
+        data=DataConfig(corpora=(corpus,), sequence_length=32),
         optimizer=AdamW(),
         schedule=Constant(warmup=10),
         training=TrainingConfig(steps=50, batch_size=4, ema_decay=0.9),

@@ -1,9 +1,8 @@
 """A corpus of a few kilobytes and a model that learns it in seconds."""
 
-import random
-
 import jax
 import pytest
+from small_corpus import write_corpus
 
 from llm.config import (
     AdamW,
@@ -20,18 +19,11 @@ from llm.config import (
 )
 from llm.training.loop import train
 
-WORDS = ('def', 'return', 'class', 'import', 'self', 'value', 'list', 'dict', 'print', 'open', 'close', 'read', 'write')
-
 
 @pytest.fixture(scope='session')
 def corpus(tmp_path_factory) -> str:
     """Forty short files; three of them are held out."""
-    folder = tmp_path_factory.mktemp('corpus')
-    draw = random.Random(0)
-    for i in range(40):
-        lines = [' '.join(draw.choices(WORDS, k=draw.randint(2, 6))) for _ in range(draw.randint(2, 8))]
-        (folder / f'file{i}.txt').write_text('\n'.join(lines) + '\n')
-    return f'text:{folder}/*.txt'
+    return write_corpus(tmp_path_factory.mktemp('corpus'))
 
 
 @pytest.fixture(scope='session')
