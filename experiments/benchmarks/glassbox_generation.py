@@ -66,7 +66,9 @@ class Side:
     def ready(self) -> dict:
         import jax
 
-        self.params, self.stored = self.stored, None
+        from llm.inference import prepared
+
+        self.params, self.stored = prepared.ready(self.stored, self.model.config), None
         return {'bytes': sum(x.nbytes for x in jax.tree.leaves(self.params))}
 
     def _decoder(self, rows, length, count, number=0):

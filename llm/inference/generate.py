@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm.errors import UserError
-from llm.inference import beam_search
+from llm.inference import beam_search, prepared
 from llm.inference.decode import Decoder, PastContext
 from llm.inference.sampling import SamplingParams
 from llm.model.transformer import Transformer
@@ -113,7 +113,7 @@ class Generator:
                 f'the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}; '
                 'use the tokenizer that the model was trained with'
             )
-        self.model, self.params, self.tokenizer = model, params, tokenizer
+        self.model, self.params, self.tokenizer = model, prepared.ready(params, model.config), tokenizer
         self.stop_ids = (tokenizer.eos_id, *stop_ids)
 
     def generate(
