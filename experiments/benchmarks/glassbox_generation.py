@@ -68,7 +68,7 @@ class Side:
 
         from llm.inference import prepared
 
-        self.params, self.stored = prepared.ready(self.stored, self.model.config), None
+        self.params, self.stored = prepared.ready(self.stored, self.model.config, self.quantize), None
         return {'bytes': sum(x.nbytes for x in jax.tree.leaves(self.params))}
 
     def _decoder(self, rows, length, count, number=0):

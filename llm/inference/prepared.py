@@ -7,21 +7,24 @@ with a cache or without; gradients and captured activations need the other.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from llm.config import ModelConfig
+from llm.inference.quantization import Bits, Int4Kernel, Int8Kernel
 from llm.model.kernels import Kernel, Transposed
 
 JOINED = (('query', 'key', 'value'), ('gate', 'up'))  # kernels of one input; the first one's place holds them all
 
 
-@functools.partial(jax.jit, static_argnames='config')
-def ready(params: Any, config: ModelConfig) -> Any:
+@functools.partial(jax.jit, static_argnames=('config', 'quantize'))
+def ready(params: Any, config: ModelConfig, quantize: Bits | None = None) -> Any:
     """`prepare`, compiled."""
-    return prepare(params, config)
+    return prepare(params, config, quantize)
 
 
 def is_prepared(params: Any) -> bool:
@@ -29,47 +32,47 @@ def is_prepared(params: Any) -> bool:
     return isinstance(params['blocks'], tuple)
 
 
-def prepare(params: Any, config: ModelConfig) -> Any:
+def prepare(params: Any, config: ModelConfig, quantize: Bits | None = None) -> Any:
     """The same parameters for reading. A pure function: it may be compiled, and is cheap beside what follows it.
 
     Args:
         params: the model's tree; what else is in it (heads) stays. One that is prepared is returned as it is.
         config: the model's; `compute_dtype` is what kernels are kept in.
+        quantize: to how many bits weights are rounded; None rounds to `compute_dtype` alone.
     """
     if is_prepared(params):
         return params
+    compute = jnp.dtype(config.compute_dtype)
+    kernel, embedding = {
+        None: (lambda rows: Transposed(rows.astype(compute)), None),
+        'int8': (Int8Kernel.of, Int8Kernel.of),
+        'int4': (Int4Kernel.of, Int8Kernel.of),
+    }[quantize]
     layers = [jax.tree.map(lambda x, layer=layer: x[layer], params['blocks']) for layer in range(config.num_layers)]
-    transposed = lambda kernel: Transposed(kernel.T.astype(config.compute_dtype))
-    prepared = params | {'blocks': tuple(_layer(layer, transposed) for layer in layers)}
+    prepared = params | {'blocks': tuple(_layer(layer, kernel) for layer in layers)}
     if 'lm_head' in params:
-        prepared['lm_head'] = params['lm_head'] | {'kernel': transposed(params['lm_head']['kernel'])}
+        prepared['lm_head'] = params['lm_head'] | {'kernel': kernel(params['lm_head']['kernel'].T)}
     table = params['embedding']['table']
-    if 'lm_head' not in params:
+    if embedding is not None:
+        prepared['embedding'] = {'table': embedding(table)}
+    elif 'lm_head' not in params:
         # What is looked up stays exact; the head reads the same numbers in the type they are multiplied in.
-        same = table.dtype == jnp.dtype(config.compute_dtype)
-        head = Transposed(table if same else table.astype(config.compute_dtype))
-        prepared['embedding'] = {'table': head} if same else params['embedding'] | {'head': head}
+        head = {'table': Transposed(table)} if table.dtype == compute else {'table': table, 'head': kernel(table)}
+        prepared['embedding'] = head
     return prepared
 
 
-def _layer(params: Any, transposed: Any) -> Any:
+def _layer(params: Any, kernel: Callable[[Array], Kernel]) -> Any:
     """One layer's tree with its kernels joined where they can be, and made ready."""
+    joined = {names[0]: names for names in JOINED if all(name in params for name in names)}
+    others = [name for names in joined.values() for name in names[1:]]
     found = {}
     for name, value in params.items():
-        if isinstance(value, dict):
-            found[name] = _layer(value, transposed)
-        else:
-            found[name] = transposed(value) if name == 'kernel' else value
-    for names in JOINED:
-        if all(name in params for name in names):
-            whole = jnp.concatenate([params[name]['kernel'] for name in names], axis=1)
-            for name in names[1:]:
-                found[name] = {key: value for key, value in found[name].items() if key != 'kernel'}
-            found[names[0]] = found[names[0]] | {'kernel': transposed(whole)}
+        if not isinstance(value, dict):
+            found[name] = value
+            continue
+        found[name] = _layer({key: x for key, x in value.items() if key != 'kernel'}, kernel)
+        if 'kernel' in value and name not in others:
+            parts = [params[part]['kernel'] for part in joined.get(name, (name,))]
+            found[name]['kernel'] = kernel(jnp.concatenate(parts, axis=1).T)
     return found
-
-
-def kernels(params: Any) -> list[Kernel]:
-    """All prepared kernels of a tree."""
-    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Kernel))
-    return [leaf for leaf in leaves if isinstance(leaf, Kernel)]
