@@ -58,13 +58,19 @@ class LayerCache(NamedTuple):
     ) -> 'LayerCache':
         """Puts row b's new entries at slots start[b] and on."""
 
-        def place(row, new, at):
-            return jax.lax.dynamic_update_slice(row, new[None], (self.layer, 0, at, 0))
+        rows = jnp.arange(start.shape[0], dtype=start.dtype)
+        at = jnp.stack([jnp.full_like(rows, self.layer), rows, start], axis=1)
+        # What one `dynamic_update_slice` a row does; under `vmap` that would transpose the whole cache there and back.
+        numbers = jax.lax.ScatterDimensionNumbers(
+            update_window_dims=(1, 2, 3), inserted_window_dims=(0, 1), scatter_dims_to_operand_dims=(0, 1, 3)
+        )
 
-        put = jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)
-        bits = lambda x, stored: jax.lax.bitcast_convert_type(x.astype(self.dtype), stored.dtype)
-        keys = put(self.keys, bits(key, self.keys), start)
-        return self._replace(keys=keys, values=put(self.values, bits(value, self.values), start))
+        def put(stored, new):
+            bits = jax.lax.bitcast_convert_type(new.astype(self.dtype), stored.dtype)
+            options = {'indices_are_sorted': True, 'unique_indices': True, 'mode': 'clip'}
+            return jax.lax.scatter(stored, at, bits, numbers, **options)
+
+        return self._replace(keys=put(self.keys, key), values=put(self.values, value))
 
     def read(self) -> tuple[Array, Array]:
         """Keys and values of the layer, each (batch, kv_heads, capacity, head_dim)."""
