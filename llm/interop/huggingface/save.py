@@ -104,6 +104,7 @@ def _write_weights(folder: pathlib.Path, placed: list[Placed], shard_bytes: int,
                 values[name] = _tensor(parts[name])
                 bar.update(values[name].nbytes)
             save_file(values, folder / file, metadata={'format': 'pt'})
+            os.chmod(folder / file, 0o666 & ~_umask())  # it is made for its owner's eyes only
     if len(shards) > 1:
         index = {'metadata': {'total_size': size}, 'weight_map': {n: f for f, s in zip(files, shards) for n in s}}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
@@ -139,3 +140,10 @@ def _tensor(parts: list[tuple[Placed, int]]) -> np.ndarray:
     arrays = [np.asarray(jax.device_get(p.leaf[layer] if p.row.stacked else p.leaf)) for p, layer in parts]
     whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
     return np.ascontiguousarray(whole.T if parts[0][0].row.transposed else whole)
+
+
+def _umask() -> int:
+    """What the user takes away from new files; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
