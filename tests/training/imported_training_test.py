@@ -1,4 +1,4 @@
-"""Models from elsewhere go on learning here, with the tokenizer they brought: text, conversations, preferences, rewards."""
+"""Models from elsewhere go on learning here, with their own tokenizers: text, conversations, preferences, rewards."""
 
 import dataclasses
 import json
