@@ -218,7 +218,8 @@ def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_nothing(how, 
     folder = copied('llama_linear')
     spoil(folder)
     assert command_line.main(['import', '--from', str(folder), '--workdir', str(tmp_path / 'run')]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
+    said = [line for line in lines if not line.startswith('WARNING')]  # of what a tokenizer of letters loses
     assert len(said) == 1
     assert re.search(message, said[0]), said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ['llama_linear']

@@ -14,7 +14,9 @@ from llm.errors import UserError, first_line
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.load import load
 from llm.interop.huggingface.save import save
-from llm.interop.huggingface.tokenizer_files import FOLDER, copy_tokenizer, export_tokenizer
+from llm.interop.huggingface.tokenizer_files import export_tokenizer
+from llm.tokenizer import copy_tokenizer, open_workdir
+from llm.tokenizer.files import FOLDER
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import new_record
 from llm.training.train_state import HEADS
@@ -146,9 +148,10 @@ def export_model(
 
 
 def _token_ids(source: Workdir) -> dict[str, Any]:
-    """As the model's own config.json had them, or as our tokenizer has."""
+    """As the model's own config.json had them, or as the tokenizer has."""
     stored = source.path / FOLDER / CONFIG_FILE
     if stored.is_file():
         data = json.loads(stored.read_text(encoding='utf-8'))
         return {name: data.get(name) for name in TOKEN_IDS}
-    return dict(zip(TOKEN_IDS, (1, 2, 0)))
+    tokenizer = open_workdir(source.path)
+    return dict(zip(TOKEN_IDS, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)))
