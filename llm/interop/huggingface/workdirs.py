@@ -47,8 +47,13 @@ def import_model(source: str, target: Workdir, dtype: str | None = None, progres
     temporary = Workdir(target.path.with_name(f'{target.path.name}.{os.getpid()}.tmp'))
     try:
         temporary.path.mkdir(parents=True)
-        copy_tokenizer(folder, temporary.path)
+        tokenizer = copy_tokenizer(folder, temporary.path)
         config, params = load(folder, dtype=dtype, progress=progress)
+        if tokenizer.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f'{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.model.vocab_size}; '
+                'are the files of the tokenizer those of the model?'
+            )
         checkpoints = Checkpoints(temporary.checkpoints)
         record = new_record() | {'config': config_json.to_dict(config)}
         checkpoints.save(0, {'params': params}, record, CheckpointConfig())
