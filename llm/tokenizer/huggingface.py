@@ -109,9 +109,14 @@ class HuggingFaceTokenizer(ImportedTokenizer):
 
     def _losses(self):
         """What of a text may not come back, for people."""
+        undone = {
+            (step['content'], step['pattern'].get('String'))
+            for step in _steps(self._settings.get('decoder'), 'decoders')
+            if step['type'] == 'Replace'
+        }
         for step in _steps(self._settings.get('normalizer'), 'normalizers'):
-            keeps = step['type'] in ('Prepend',) or (step['type'] == 'Replace' and step.get('content') == '▁')
-            if not keeps:
+            replaces = step['type'] == 'Replace' and (step['pattern'].get('String'), step['content']) in undone
+            if not (replaces or step['type'] == 'Prepend'):
                 yield f'normalises texts ({step["type"]}), so some come back changed'
         model = self._settings.get('model', {})
         if self._spells_bytes():
