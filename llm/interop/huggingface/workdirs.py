@@ -14,8 +14,8 @@ from llm.errors import UserError, first_line
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.load import load
 from llm.interop.huggingface.save import save
-from llm.interop.huggingface.tokenizer_files import export_tokenizer
 from llm.tokenizer import copy_tokenizer, open_workdir
+from llm.tokenizer.export import export_tokenizer
 from llm.tokenizer.files import FOLDER
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import new_record
@@ -143,7 +143,7 @@ def export_model(
             progress=progress,
             **({} if shard_bytes is None else {'shard_bytes': shard_bytes}),
         )
-        export_tokenizer(source, temporary)
+        export_tokenizer(source.path, temporary)
         if not (temporary / 'generation_config.json').exists():
             (temporary / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n', encoding='utf-8')
         os.replace(temporary, target)
