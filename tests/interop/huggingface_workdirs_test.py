@@ -16,6 +16,7 @@ from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.interop.huggingface import load, save
 from llm.interop.huggingface.families import FAMILIES, family_for
+from llm.interop.huggingface.workdirs import import_model
 from llm.training.checkpoint import load_params
 from llm.workdir import Workdir
 
@@ -238,6 +239,22 @@ def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_nothing(how, 
     assert len(said) == 1
     assert re.search(message, said[0]), said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ['llama_linear']
+
+
+def test_a_value_that_the_wanted_type_cannot_hold_is_refused(copied):
+    folder = copied('llama_linear')
+    change_tensors(folder, spoil('model.layers.1.mlp.up_proj.weight', 1e5))
+    with pytest.raises(UserError, match=r'tensor model\.layers\.1\.mlp\.up_proj\.weight has values past what float16'):
+        load(folder, dtype='float16')
+
+
+@pytest.mark.parametrize('name', ['nowhere/at-all', './nowhere', '/nowhere'])
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(UserError, match=f'^there is no folder {name}[,;] .+') as error:
+        import_model(name, Workdir(tmp_path / 'run'))
+    assert '\n' not in str(error.value)
 
 
 def test_a_shard_that_the_index_names_must_be_there_and_have_what_it_says(copied):

@@ -22,7 +22,9 @@ from llm.training.ledger import new_record
 from llm.training.train_state import HEADS
 from llm.workdir import Workdir
 
-FILES = ('*.json', '*.safetensors', 'tokenizer.model', '*.jinja')  # what is fetched of a model on the hub
+# What is fetched of a model on the hub: its files, not what else lies there in folders or in other formats.
+FILES = ['*.json', '*.safetensors', 'tokenizer.model', '*.jinja']
+OTHERS = ['*/*', 'consolidated*']
 TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
@@ -95,7 +97,7 @@ def _folder(source: str) -> pathlib.Path:
             "pip install 'glassbox-llm[huggingface]'"
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=list(FILES)))
+        return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=FILES, ignore_patterns=OTHERS))
     except Exception as error:  # its errors have no common kind: of HTTP, of the network, of names
         raise UserError(f'there is no folder {source}, and the hub gives no such model: {first_line(error)}') from error
 
