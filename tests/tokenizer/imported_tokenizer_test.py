@@ -1,6 +1,7 @@
 """Tokenizers from elsewhere against transformers: the same ids, and bytes that add up to the text."""
 
 import json
+import sys
 
 import pytest
 from imported_families import FIXTURES, write
@@ -185,6 +186,15 @@ def test_a_missing_tokenizer_is_said(tmp_path):
     with pytest.raises(UserError):
         copy_tokenizer(tmp_path, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_missing_library_is_one_line(folder, monkeypatch):
+    source = folder('gpt2')
+    monkeypatch.setitem(sys.modules, 'tokenizers', None)
+    with pytest.raises(UserError, match=r"pip install 'glassbox-llm\[huggingface\]'") as raised:
+        open_directory(source)
+    assert '\n' not in str(raised.value)
+    open_directory(folder('sentencepiece'))  # does not need it
 
 
 def test_pieces_without_exact_bytes_are_refused(folder):

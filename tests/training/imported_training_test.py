@@ -246,6 +246,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(fine_tune, imported):
     assert '\n' not in str(raised.value)
 
 
+def test_a_template_that_writes_what_the_model_does_not_know_is_refused(fine_tune, imported):
+    """Special tokens of other uses may lie beyond a model's vocabulary, but not those of its conversations."""
+    source = imported('llama3')
+    model = dataclasses.replace(source.config().model, vocab_size=open_workdir(source.path).vocab_size)
+    with pytest.raises(UserError, match=r'the chat template writes token \d+, beyond model\.vocab_size'):
+        fine_tune('llama3', SFT(), 'sft', model=model)
+
+
 def test_conversations_without_a_template_are_refused(fine_tune):
     with pytest.raises(UserError, match='has no chat template'):
         fine_tune('gpt2', SFT(), 'sft')
