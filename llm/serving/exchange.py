@@ -111,7 +111,7 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]
     """Does the work, or as much of it as there is time for until the connection ends.
 
     Raises:
-        ClientLeft: if the connection ended first.
+        ClientLeft: if the connection ended first, or the work was cancelled.
     """
 
     async def gone() -> None:
@@ -121,7 +121,7 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if not working.done() or working.cancelled():
             raise ClientLeft
         working.result()
     finally:
@@ -136,7 +136,8 @@ async def send_whole(send: Send, exchange: Exchange, answer: Answer, echoes: Seq
     Raises:
         ApiError: if one of them failed.
     """
-    inbox, handles = Inbox(exchange.handles), exchange.handles
+    handles = exchange.handles
+    inbox = Inbox(handles, overflow=asyncio.current_task().cancel)
     written: list[list[Event]] = [[] for _ in handles]
     running = len(handles)
     while running:
@@ -166,9 +167,11 @@ async def send_stream(
     What goes wrong later than the first byte is told in the stream, as an event with an `error`.
 
     Raises:
-        ClientLeft: if the client reads so slowly that too much has to wait for it.
+        CancelledError: if the client reads so slowly that too much has to wait for it.
     """
-    inbox, handles, running = Inbox(exchange.handles), exchange.handles, len(exchange.handles)
+    # A client that reads too slowly is as good as gone, and this coroutine waits for it in `send`.
+    inbox = Inbox(exchange.handles, overflow=asyncio.current_task().cancel)
+    handles, running = exchange.handles, len(exchange.handles)
     more = {'usage': None} if include_usage else {}
 
     async def write(data: bytes, last: bool = False) -> None:
@@ -189,8 +192,6 @@ async def send_stream(
             except TimeoutError:
                 await write(b': still at work\n\n')
                 continue
-            if inbox.overflowed:
-                raise ClientLeft
             parts = []
             for index, event, ended in batch:
                 if event is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llm.inference.engine import Event, Handle
 from llm.serving.answers import merge
@@ -13,21 +13,22 @@ _TOKEN_BYTES = 120  # of Python objects for a token or an alternative, about
 
 
 class Inbox:
-    """Takes the events of some handles; read in one coroutine.
+    """Takes the events of some handles; read in one coroutine."""
 
-    Attributes:
-        overflowed: more waited than `most_waiting` bytes. The handles were cancelled and what waited was dropped.
-    """
+    def __init__(self, handles: Sequence[Handle], overflow: Callable[[], object]):
+        """To be made in the event loop. From now on, the engine's thread hands on what the handles write.
 
-    def __init__(self, handles: Sequence[Handle], most_waiting: int = MOST_WAITING):
-        """To be made in the event loop. From now on, the engine's thread hands on what the handles write."""
+        Args:
+            handles: whose events these are.
+            overflow: called once if more than `MOST_WAITING` bytes wait; what comes then is dropped.
+        """
         self._loop = asyncio.get_running_loop()
-        self._handles, self._most = handles, most_waiting
+        self._overflow = overflow
         self._events: dict[int, list[Event]] = {}
         self._ended: list[int] = []
         self._waiting = 0  # bytes
         self._wake = asyncio.Event()
-        self.overflowed = False
+        self._overflowed = False
         for index, handle in enumerate(handles):
             handle.subscribe(functools.partial(self._hand_on, index))
 
@@ -54,11 +55,10 @@ class Inbox:
         self._wake.set()
         if event is None:
             self._ended.append(index)
-        elif not self.overflowed:
+        elif not self._overflowed:
             self._waiting += len(event.text) + _TOKEN_BYTES * (len(event.ids) + sum(map(len, event.top)))
             self._events.setdefault(index, []).append(event)
-            if self._waiting > self._most:
-                self.overflowed = True
+            if self._waiting > MOST_WAITING:
+                self._overflowed = True
                 self._events.clear()
-                for handle in self._handles:
-                    handle.cancel()
+                self._overflow()

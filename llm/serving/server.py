@@ -24,7 +24,7 @@ log = logging.getLogger('llm.serving')
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes an address; port 0 is any that is free.
+    """Takes an address; port 0 is any that is free. Connections are refused until `serve` runs.
 
     Raises:
         UserError: if it cannot be had.
@@ -38,7 +38,6 @@ def listen(host: str, port: int) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
         found.bind(address)
-        found.listen(1024)
     except (OSError, OverflowError) as error:
         found.close()
         raise UserError(f'cannot listen on {host} port {port} ({error}); choose another with --port') from error
