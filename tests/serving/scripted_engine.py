@@ -1,5 +1,6 @@
 """An engine that writes what it is told to, as slowly as it is told to: the server's own doings can be seen with it."""
 
+import collections
 import itertools
 import threading
 import time
@@ -50,7 +51,7 @@ class ScriptedEngine:
             *(generator, slots, capacity, max_queue),
             delay,
         )
-        self.handles = []  # all there ever were
+        self.handles = collections.deque(maxlen=100)  # the latest
         self._queue, self._running = [], []
         self._counts = dict.fromkeys(('accepted', 'refused', 'completed', 'cancelled', 'expired', 'failed'), 0)
         self._tokens = 0
