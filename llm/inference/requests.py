@@ -10,10 +10,9 @@ from llm.errors import MachineError, UserError
 from llm.inference.decode import check_prompt
 from llm.inference.generate import Completion, Generator, Transcript
 from llm.inference.sampling import SamplingParams
+from llm.inference.slots import MOST_TOP
 
 FinishReason = Literal['stop_token', 'stop_string', 'length', 'cancelled', 'deadline', 'error']
-
-MOST_TOP_LOGPROBS = 20
 
 
 class QueueFull(MachineError):
@@ -97,16 +96,16 @@ class Handle:
         error: what went wrong, where `finish_reason` is 'error'.
     """
 
-    def __init__(self, request: Request, generator: Generator, wake: Callable[[], None]):
-        """Takes a checked request (see `checked_prompt`); `wake` makes the engine look at its requests."""
-        self.request = request
-        self.prompt = tuple(generator.encode(request.prompt))
+    def __init__(self, request: Request, prompt: Sequence[int], generator: Generator, wake: Callable[[], None]):
+        """Takes a request and its checked prompt; `wake` makes the engine look at its requests."""
+        self.request, self.prompt = request, tuple(prompt)
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.cancelled = False
         self.deadline = None if request.timeout is None else time.monotonic() + request.timeout
         self._transcript = Transcript(generator.tokenizer, generator.stop_ids, tuple(request.stop))
         self._shown = 0  # characters of its text that events have
+        self._untold: tuple[tuple, tuple, tuple] = (), (), ()  # ids, log-probabilities, top: not in an event yet
         self._wake = wake
         # Held while the reader is called, so that events keep their order; a reader may call back.
         self._changed = threading.Condition(threading.RLock())
@@ -157,30 +156,34 @@ class Handle:
 
     # What follows is for the engine.
 
-    def write(self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[Sequence[tuple[int, float]]]) -> int:
-        """Takes the next tokens, up to the one that ends the text; returns how many that were."""
+    def take(
+        self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[tuple[tuple[int, float], ...]]
+    ) -> FinishReason | None:
+        """Adds the next tokens, up to one that ends the text. Returns why it ended, or None."""
         transcript = self._transcript
         before = len(transcript.ids)
         for token, logprob in zip(ids, logprobs):
             transcript.add(token, logprob)
         taken = len(transcript.ids) - before
-        self._emit(tuple(ids[:taken]), tuple(logprobs[:taken]), tuple(map(tuple, top[:taken])))
-        return taken
+        self._untold = tuple(ids[:taken]), tuple(logprobs[:taken]), tuple(top[:taken])
+        return transcript.finish_reason
 
     def finish(self, reason: FinishReason, error: str | None = None) -> None:
         """Ends it, unless it has ended."""
         if self.finish_reason is None:
             self._transcript.finish(reason)
             self.error = error
-            self._emit((), (), ())
+            self.tell()
 
-    def _emit(self, ids, logprobs, top) -> None:
+    def tell(self) -> None:
+        """Lets the reader know what was added, and whether it has ended."""
         transcript = self._transcript
         text = transcript.settled[self._shown :]
         self._shown += len(text)
+        event = Event(text, *self._untold)
+        self._untold = (), (), ()
         with self._changed:
-            if ids or text:
-                event = Event(text, ids, logprobs, top)
+            if event.ids or text:
                 self._call(event) if self._callback else self._events.append(event)
             self.finish_reason = transcript.finish_reason
             if self.finish_reason is not None and self._callback:
@@ -194,8 +197,12 @@ class Handle:
             self.cancelled, self._callback = True, lambda event: None
 
 
-def check(request: Request, generator: Generator, capacity: int) -> None:
-    """Raises UserError if an engine with room for `capacity` tokens in a slot cannot serve a request."""
+def checked_prompt(request: Request, generator: Generator, capacity: int) -> list[int]:
+    """The ids that are continued.
+
+    Raises:
+        UserError: if an engine with room for `capacity` tokens in a slot cannot serve the request.
+    """
     prompt = generator.encode(request.prompt)
     check_prompt(generator.model, prompt, request.max_new_tokens, 'error')
     if len(prompt) + request.max_new_tokens - 1 > capacity:
@@ -205,7 +212,8 @@ def check(request: Request, generator: Generator, capacity: int) -> None:
         )
     if '' in request.stop:
         raise UserError('a stop string is empty; leave it out, or give it at least one character')
-    if not 0 <= request.top_logprobs <= MOST_TOP_LOGPROBS:
-        raise UserError(f'top_logprobs is {request.top_logprobs}; ask for 0 to {MOST_TOP_LOGPROBS}')
+    if not 0 <= request.top_logprobs <= MOST_TOP:
+        raise UserError(f'top_logprobs is {request.top_logprobs}; ask for 0 to {MOST_TOP}')
     if request.timeout is not None and not request.timeout > 0:
         raise UserError(f'timeout is {request.timeout}; it must be positive, or None for no limit')
+    return prompt
