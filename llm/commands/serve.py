@@ -71,7 +71,10 @@ def run(args: Args) -> None:
 
     listening = server.listen(args.host, args.port)  # before the model is read: a port that is taken shows at once
     generator = load_generator(workdir, args.step, args.ema, STOP_IDS)
-    capacity = args.context or generator.model.config.context_length
+    context = generator.model.config.context_length
+    if args.context is not None and not 1 <= args.context <= context:
+        raise UserError(f"--context is {args.context}; it must be from 1 to the model's, {context}")
+    capacity = args.context or context
     engine = Engine(generator, slots=args.slots, capacity=capacity, max_queue=args.max_queue)
     limits = Limits(
         max_body=args.max_body,
@@ -89,13 +92,11 @@ def run(args: Args) -> None:
 def check(args: Args) -> None:
     """Raises UserError for numbers out of range."""
     for name, least in (
-        *((name, 1) for name in ('slots', 'max_new_tokens', 'max_choices', 'max_body')),
-        *((name, 0) for name in ('max_queue', 'drain_timeout')),
+        *((name, 1) for name in ('slots', 'max_queue', 'max_new_tokens', 'max_choices', 'max_body')),
+        ('drain_timeout', 0),
     ):
         if not getattr(args, name) >= least:
             raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name)}; it must be at least {least}')
-    if args.context is not None and args.context < 2:
-        raise UserError(f'--context is {args.context}; it must be at least 2')
     if not args.request_timeout > 0:
         raise UserError(f'--request-timeout is {args.request_timeout}; it must be positive')
     if not 0 <= args.port < 2**16:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from llm.errors import Interrupted, UserError
+from llm.errors import Interrupted, MachineError, UserError
 from llm.serving.connections import SEND_BUFFER, Connection, watch
 from llm.serving.guard import Guard
 from llm.serving.service import Service
@@ -64,7 +64,7 @@ async def serve(
     drain_seconds: float,
     ready: Callable[[], None] = lambda: None,
 ) -> int:
-    """Answers until `stopped()`; then refuses new requests, finishes those that run, and returns.
+    """Answers until `stopped()` or the engine fails; then refuses new requests, finishes what runs, and returns.
 
     Args:
         service: what answers; its engine is started.
@@ -100,7 +100,7 @@ async def serve(
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         ready()
-        while not stopped() and not serving.done():
+        while not stopped() and service.failure is None and not serving.done():
             await asyncio.sleep(0.1)
         service.drain()
         log.info('draining: %d requests run', len(service.exchanges))
@@ -156,6 +156,7 @@ def run(
 
     Raises:
         Interrupted: if requests had to be cut off.
+        MachineError: if the engine broke down.
     """
     from llm.training.signals import StopSignal
 
@@ -167,6 +168,8 @@ def run(
             cut = asyncio.run(serve(service, guard, listening, stopped, drain_seconds, ready))
         finally:
             service.engine.stop(drain=False, timeout=CUT_SECONDS)
+        if service.failure is not None:
+            raise MachineError(service.failure)
         if cut:
             why = f'{cut} requests were cut off after {drain_seconds:g} seconds (--drain-timeout)'
             raise Interrupted(stop.signal or signal.SIGTERM, why)

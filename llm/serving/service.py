@@ -57,6 +57,7 @@ class Service:
     Attributes:
         draining: no more requests are taken.
         exchanges: those that are being answered.
+        failure: why the engine takes no more requests, if that was not asked for.
         metrics: what `/metrics` shows.
     """
 
@@ -72,6 +73,7 @@ class Service:
         self.engine, self.generator, self.name, self.limits = engine, generator, name, limits
         self.capacity = capacity
         self.draining = False
+        self.failure: str | None = None
         self.exchanges: set[Exchange] = set()
         self.metrics = metrics_lib.Metrics(engine.statistics)
         self.metrics.ready.set(1)
@@ -188,6 +190,7 @@ class Service:
             if isinstance(error, QueueFull):
                 raise self._busy() from error
             if isinstance(error, EngineStopped):
+                self.failure = None if self.draining else str(error)
                 raise ApiError(503, str(error), code='stopping', headers=CLOSE) from error
             if isinstance(error, UserError):
                 raise ApiError(400, str(error)) from error

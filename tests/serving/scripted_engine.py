@@ -12,7 +12,7 @@ from llm.config import ModelConfig, TokenizerConfig
 from llm.inference.conversation import STOP_IDS
 from llm.inference.engine import EngineStopped, Handle, QueueFull, Statistics
 from llm.inference.generate import Generator
-from llm.inference.requests import check
+from llm.inference.requests import checked_prompt
 from llm.model.transformer import Transformer
 from llm.tokenizer import train
 
@@ -73,13 +73,13 @@ class ScriptedEngine:
     def submit(self, request):
         if self._stopped:
             raise EngineStopped('the engine has stopped')
-        check(request, self.generator, self.capacity)
+        prompt = checked_prompt(request, self.generator, self.capacity)
         with self._lock:
             if len(self._queue) >= self.max_queue:
                 self._counts['refused'] += 1
                 raise QueueFull('the queue is full')
-            handle = Handle(request, self.generator, self._wake.set)
-            handle.script = script(handle.prompt, request.sampling.seed)
+            handle = Handle(request, prompt, self.generator, self._wake.set)
+            handle.script, handle.written = script(handle.prompt, request.sampling.seed), 0
             self._counts['accepted'] += 1
             self.handles.append(handle)
             self._queue.append(handle)
@@ -126,6 +126,9 @@ class ScriptedEngine:
         else:
             token = FIRST_BYTE + next(handle.script)
             top = tuple((token + i, -0.5 - i) for i in range(handle.request.top_logprobs))
-            self._tokens += handle.write([token], [-0.5], [top])
-            if handle.finish_reason is None and len(handle._transcript.ids) >= handle.request.max_new_tokens:
-                handle.finish('length')
+            reason = handle.take([token], [-0.5], [top])
+            self._tokens += 1
+            handle.written += 1
+            if reason is None and handle.written == handle.request.max_new_tokens:
+                reason = 'length'
+            handle.tell() if reason is None else handle.finish(reason)
