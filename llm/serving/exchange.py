@@ -1,7 +1,6 @@
 """One request for text and its answer, from the first byte of the body to the last of the answer."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ _DISCARDED = 16  # times the limit that is read of a body too large, so that its
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-log = logging.getLogger('llm.serving')
-
 
 class ClientLeft(Exception):
     """The connection is gone; nobody is there to be told."""
@@ -32,6 +29,7 @@ class Exchange:
 
     Attributes:
         route: its path.
+        name: in the log: the answer's id, as soon as it has one.
         started: by the monotonic clock.
         status: of the answer; 499 if the client left first.
         handles: the engine's requests, one for each text.
@@ -41,12 +39,16 @@ class Exchange:
     """
 
     route: str
+    name: str = ''
     started: float = field(default_factory=time.monotonic)
     status: int = 500
     handles: Sequence[Handle] = ()
     n: int = 1
     first: float | None = None
     tokens: int = 0
+
+    def __post_init__(self):
+        self.name = self.name or self.route
 
     @property
     def seconds(self) -> float:

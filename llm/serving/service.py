@@ -36,6 +36,7 @@ from llm.serving.exchange import (
 )
 
 MOST_RETRY_SECONDS = 60
+STOPPING_RETRY_SECONDS = '10'  # about when another server may answer in the place of this one
 
 log = logging.getLogger('llm.serving')
 
@@ -105,7 +106,7 @@ class Service:
     def check_open(self) -> None:
         """Raises ApiError if there is no place for one more request."""
         if self.draining:
-            headers = {'retry-after': str(MOST_RETRY_SECONDS), **CLOSE}
+            headers = {'retry-after': STOPPING_RETRY_SECONDS, **CLOSE}
             raise ApiError(503, 'the server is stopping and takes no more requests', code='stopping', headers=headers)
         if len(self.exchanges) >= self.limits.max_exchanges:
             raise self._busy()
@@ -211,8 +212,8 @@ class Service:
     def count(self, exchange: Exchange, note: str = '') -> None:
         self.metrics.requests.labels(exchange.route, exchange.status).inc()
         first = '' if exchange.first is None else f', first after {exchange.first:.2f} s'
-        written = f', {exchange.tokens} tokens for {len(exchange.handles)} texts{first}' if exchange.handles else ''
-        log.info('%s %d in %.2f s%s%s', exchange.route, exchange.status, exchange.seconds, written, note)
+        written = f', {exchange.tokens} tokens{first}' if exchange.handles else ''
+        log.info('%s: %d in %.2f s%s%s', exchange.name, exchange.status, exchange.seconds, written, note)
 
     async def _models(self) -> Response:
         return JSONResponse({'object': 'list', 'data': [self._card()]})
@@ -275,12 +276,16 @@ class _Generate:
         prompts = await asyncio.to_thread(service.prompts, asked)
         exchange.n = asked.n
         exchange.handles = service.submit(asked, [ids for ids, _ in prompts])
-        total = sum(len(ids) for ids, _ in prompts)
-        log.info('%s: %d texts after %d tokens', exchange.route, len(exchange.handles), total)
-        echoes = [echo for _, echo in prompts for _ in range(asked.n)]
         answer_kind = ChatAnswer if self._kind is protocol.ChatRequest else TextAnswer
         logprobs = asked.logprobs is not None and asked.logprobs is not False
         answer = answer_kind(service.name, service.generator.tokenizer, logprobs, asked.top_logprobs_wanted)
+        exchange.name = answer.id
+        total, most = sum(len(ids) for ids, _ in prompts), exchange.handles[0].request.max_new_tokens
+        log.info(
+            '%s: %s, prompts of %d tokens, texts: %d, new tokens at most: %d',
+            *(answer.id, exchange.route, total, len(exchange.handles), most),
+        )
+        echoes = [echo for _, echo in prompts for _ in range(asked.n)]
         if asked.stream:
             work = send_stream(send, exchange, answer, echoes, asked.include_usage)
         else:

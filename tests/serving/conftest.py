@@ -69,7 +69,7 @@ def start(generator):
             'max_body': 2**16,
             'max_new_tokens': 2048,
             'max_choices': 8,
-            'max_exchanges': engine.slots + engine.max_queue,
+            'max_exchanges': 1000,
             'request_timeout': 60.0,
         }
         service = Service(engine, engine.generator, 'tiny', engine.capacity, Limits(**most | limits))
