@@ -4,7 +4,7 @@ Requests come and go, so which slots take part is data. Shapes are what a progra
 
 - prompts are read in pieces of a few sizes; what fills up the last one lies behind the prompt, where the next token
   overwrites it;
-- a call that writes takes 1, 2, 4 ... slots, those at work and idle ones beside them;
+- a call that writes takes all slots, or a quarter of them, or a quarter of that, some of them idle;
 - either sees the first `length` places of its slots, for a few lengths, and not all that there is room for.
 """
 
@@ -23,7 +23,7 @@ MOST_STEPS = 4  # tokens that one call writes in a slot
 MOST_TOP = 20  # most probable tokens that can be asked for at each place
 SMALLEST_PIECE = 32  # tokens of a prompt that take little longer to read than one
 SMALLEST_LENGTH = 128  # places of a slot that take little longer to attend to than one
-SPREAD = 4  # from one size of pieces, and from one length, to the next
+SPREAD = 4  # from one size to the next; with 2, padding would cost less, and compiling twice as much
 
 
 class Drawn(NamedTuple):
@@ -67,7 +67,7 @@ class Slots:
         self._most_top = min(MOST_TOP, generator.model.config.vocab_size)
         self._pieces = _sizes(self.prefill_chunk, min(SMALLEST_PIECE, self.prefill_chunk), 1)
         self._lengths = _sizes(capacity, SMALLEST_LENGTH, self._pieces[0])
-        self._widths = sorted({min(1 << i, number) for i in range(number.bit_length() + 1)})
+        self._widths = _sizes(number, 1, 1)
         self._state: SlotsState | None = None
         self._held = [0] * number  # tokens that each slot's cache holds
         self._prompts: list[Sequence[int]] = [()] * number
