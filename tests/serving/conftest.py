@@ -58,7 +58,7 @@ class Running:
             self.service.engine.stop(drain=False)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def start(generator):
     """A context manager: a server with these limits, around this engine (a scripted one by default)."""
 

@@ -10,6 +10,7 @@ import sys
 import jax
 import openai
 import pytest
+from scripted_engine import make_generator
 
 from llm import chat, config_json
 from llm.config import CheckpointConfig, Config, DataConfig
@@ -20,12 +21,17 @@ from llm.training.ledger import new_record
 from llm.training.train_state import state_from_params
 from llm.workdir import Workdir
 
-PROMPTS = ('a', 'def f(x):', 'x' * 40, 'é', 'one two three')
+PROMPTS = ('a', 'def f(x):', 'x' * 30, 'é', 'one two three')
+
+
+@pytest.fixture(scope='module')
+def generator():
+    return make_generator(context=96)
 
 
 @pytest.fixture(scope='module')
 def client(start, generator):
-    with start(Engine(generator, slots=4, capacity=128, max_queue=32)) as server:
+    with start(Engine(generator, slots=4, max_queue=32)) as server:
         yield openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=0)
 
 
@@ -41,7 +47,7 @@ def test_texts_are_those_of_the_generator(client, generator):
         ours = {name: value for name, value in setting.items() if name in ('top_k', 'min_p', 'repetition_penalty')}
         theirs = {name: value for name, value in setting.items() if name not in ours}
         stream = client.completions.create(
-            model='tiny', prompt=prompt, max_tokens=40, stop=['~~'], stream=True, extra_body=ours, **theirs
+            model='tiny', prompt=prompt, max_tokens=32, stop=['~~'], stream=True, extra_body=ours, **theirs
         )
         choices = [chunk.choices[0] for chunk in stream]
         return ''.join(choice.text for choice in choices), choices[-1].finish_reason
@@ -49,7 +55,7 @@ def test_texts_are_those_of_the_generator(client, generator):
     with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
         got = list(pool.map(lambda pair: ask(*pair), asked))
     for (prompt, setting), (text, reason) in zip(asked, got):
-        (alone,) = generator.generate([prompt], SamplingParams(**setting), max_new_tokens=40, stop=['~~'])
+        (alone,) = generator.generate([prompt], SamplingParams(**setting), max_new_tokens=32, stop=['~~'])
         assert text == alone.text
         assert reason == ('length' if alone.finish_reason == 'length' else 'stop')
 
@@ -86,7 +92,7 @@ def test_the_command_from_the_address_to_the_exit_code(generator, tmp_path):
     token = 'a-token-from-the-environment'
     command = [sys.executable, '-m', 'llm', 'serve', '--workdir', str(workdir.path), '--port', '0', '--slots', '2']
     process = subprocess.Popen(
-        [*command, '--context', '512'],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -98,14 +104,14 @@ def test_the_command_from_the_address_to_the_exit_code(generator, tmp_path):
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=url, api_key='wrong').models.list()
         client = openai.OpenAI(base_url=url, api_key=token, max_retries=0)
-        stream = client.completions.create(model='small', prompt='a', max_tokens=400, temperature=0, stream=True)
+        stream = client.completions.create(model='small', prompt='a', max_tokens=90, temperature=0, stream=True)
         text = next(stream).choices[0].text
         process.send_signal(signal.SIGTERM)
         text += ''.join(chunk.choices[0].text for chunk in stream)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    (alone,) = generator.generate(['a'], SamplingParams(temperature=0), max_new_tokens=400)
+    (alone,) = generator.generate(['a'], SamplingParams(temperature=0), max_new_tokens=90)
     assert text == alone.text
     assert process.returncode == 0 and out == ''
     assert token not in err and 'Traceback' not in err and '200 in' in err

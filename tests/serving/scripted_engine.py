@@ -24,9 +24,9 @@ def script(prompt, seed):
     return itertools.cycle(f'{sum(prompt)}/{seed}é '.encode())
 
 
-def make_generator():
-    """A tiny random model over bytes, with room for 4,096 tokens."""
-    config = ModelConfig(vocab_size=272, context_length=4096, num_layers=1, width=16, num_heads=2, init_std=0.5)
+def make_generator(context=4096):
+    """A tiny random model over bytes."""
+    config = ModelConfig(vocab_size=272, context_length=context, num_layers=1, width=16, num_heads=2, init_std=0.5)
     model = Transformer(config)
     params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))['params']
     return Generator(model, params, train(TokenizerConfig(kind='byte'), 272, []), STOP_IDS)
