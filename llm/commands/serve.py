@@ -64,13 +64,12 @@ def run(args: Args) -> None:
         )
     workdir = Workdir.open(args.workdir)
     runtime.prepare_host(workdir)
-    from llm.inference.conversation import STOP_IDS
     from llm.inference.engine import Engine
     from llm.inference.generate import load_generator
     from llm.serving.service import Limits, Service
 
     listening = server.listen(args.host, args.port)  # before the model is read: a port that is taken shows at once
-    generator = load_generator(workdir, args.step, args.ema, STOP_IDS)
+    generator = load_generator(workdir, args.step, args.ema, chat=True)
     context = generator.model.config.context_length
     if args.context is not None and not 1 <= args.context <= context:
         raise UserError(f"--context is {args.context}; it must be from 1 to the model's, {context}")

@@ -28,7 +28,7 @@ def merge(events: Sequence[Event]) -> Event:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """How a token is written where it stands alone: part of a character as `bytes:\\xe2`, special ones by name."""
-    data = tokenizer.decode_bytes([token])
+    data = tokenizer.token_bytes(token)
     if not data:
         return tokenizer.piece(token)
     try:
@@ -100,7 +100,7 @@ class TextAnswer(Answer):
         for token in event.ids:
             offsets.append(self._offsets.get(index, 0))
             # A character begins with every byte that does not continue one.
-            begun = sum(byte & 0xC0 != 0x80 for byte in self.tokenizer.decode_bytes([token]))
+            begun = sum(byte & 0xC0 != 0x80 for byte in self.tokenizer.token_bytes(token))
             self._offsets[index] = offsets[-1] + begun
         top = [{name(token): self._number(p) for token, p in row[: self._top]} for row in event.top]
         return {
@@ -116,15 +116,27 @@ class ChatAnswer(Answer):
 
     prefix, whole_object, chunk_object = 'chatcmpl', 'chat.completion', 'chat.completion.chunk'
 
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._begun: set[int] = set()  # choices that have said something
+
     def opening(self, index: int, echo: str) -> dict[str, Any] | None:
         return {'index': index, 'delta': {'role': 'assistant', 'content': ''}, 'logprobs': None, 'finish_reason': None}
 
     def choice(self, index: int, echo: str, event: Event, finish_reason: str | None) -> dict[str, Any]:
-        message = {'role': 'assistant', 'content': event.text, 'refusal': None}
+        message = {'role': 'assistant', 'content': self._text(index, event), 'refusal': None}
         return self._choice(index, {'message': message}, event, finish_reason)
 
     def part(self, index: int, event: Event, finish_reason: str | None) -> dict[str, Any]:
-        return self._choice(index, {'delta': {'content': event.text} if event.text else {}}, event, finish_reason)
+        text = self._text(index, event)
+        return self._choice(index, {'delta': {'content': text} if text else {}}, event, finish_reason)
+
+    def _text(self, index: int, event: Event) -> str:
+        """What a piece says. Some tokenizers mark a beginning with a space, which is no text of the model's."""
+        first = index not in self._begun and bool(event.text)
+        if first:
+            self._begun.add(index)
+        return event.text.removeprefix(' ') if first and self.tokenizer.leading_space else event.text
 
     def _choice(self, index: int, said: dict[str, Any], event: Event, finish_reason: str | None) -> dict[str, Any]:
         report = {'content': self._report(event), 'refusal': None} if self._logprobs else None
@@ -138,7 +150,7 @@ class ChatAnswer(Answer):
         ]
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        data = self.tokenizer.decode_bytes([token])
+        data = self.tokenizer.token_bytes(token)
         return {'token': token_text(self.tokenizer, token), 'logprob': self._number(logprob), 'bytes': list(data)}
 
 

@@ -112,12 +112,11 @@ def test_wrong_content_type_encoding_route_and_method(server):
     ],
 )
 def test_bytes_that_are_no_request(server, data):
-    with open_raw(server, data) as raw:
+    answer = b''
+    with contextlib.suppress(OSError), open_raw(server, b'') as raw:  # cut off while it still sends
+        raw.sendall(data)
         raw.shutdown(socket.SHUT_WR)
-        try:
-            answer = read_to_end(raw)
-        except ConnectionResetError:
-            answer = b''
+        answer = read_to_end(raw)
     assert answer == b'' or answer.startswith(b'HTTP/1.1 4')
     assert post(server)[0] == 200
 

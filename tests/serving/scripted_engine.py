@@ -8,8 +8,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from llm import chat
 from llm.config import ModelConfig, TokenizerConfig
-from llm.inference.conversation import STOP_IDS
 from llm.inference.engine import EngineStopped, Handle, QueueFull, Statistics
 from llm.inference.generate import Generator
 from llm.inference.requests import checked_prompt
@@ -29,7 +29,8 @@ def make_generator(context=4096):
     config = ModelConfig(vocab_size=272, context_length=context, num_layers=1, width=16, num_heads=2, init_std=0.5)
     model = Transformer(config)
     params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))['params']
-    return Generator(model, params, train(TokenizerConfig(kind='byte'), 272, []), STOP_IDS)
+    tokenizer = train(TokenizerConfig(kind='byte'), 272, [])
+    return Generator(model, params, tokenizer, chat.stop_ids(tokenizer))
 
 
 def wait_for(holds, seconds=10):
