@@ -2,15 +2,21 @@
 
 A field that changes what the model writes is obeyed or refused, never ignored. Fields that are not served may be given
 with the value that asks for nothing (`frequency_penalty` 0, say), because some clients always send them.
+
+Checking must not take long, whatever the body holds: nobody else is served meanwhile. So lists end at their first
+fault, and what may be long is checked here and not by pydantic, which notes every fault of every alternative.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llm.inference.sampling import SamplingParams
 from llm.serving.api_error import ApiError
 
+MOST_PROMPTS = 1024
+MOST_MESSAGES = 2048
+MOST_PARTS = 256  # of a message
 MOST_STOPS = 16
 MOST_STOP_CHARACTERS = 256  # the end of the text is compared with every beginning of every stop string
 
@@ -34,7 +40,7 @@ _NEUTRAL = {
 _WITHOUT_EFFECT = ('user', 'metadata')
 
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Prompt = str | list[int] | list[str] | list[list[int]]
 
 
 class _Strict(BaseModel):
@@ -53,7 +59,7 @@ class _Generation(_Strict):
     model: str | None = None
     n: int = Field(1, ge=1)  # texts for each prompt
     seed: int | None = Field(None, ge=0, lt=2**32)  # of the first text; the next has the next. None is a random one
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -78,6 +84,7 @@ class _Generation(_Strict):
                     raise ApiError(400, f'{name} is not served here; leave it out', name, 'unsupported_parameter')
             elif value is not None and name not in _WITHOUT_EFFECT:
                 kept[name] = value
+        _check_names(kept, cls)
         return kept
 
     @property
@@ -97,9 +104,19 @@ class _Generation(_Strict):
 class CompletionRequest(_Generation):
     """`POST /v1/completions`: texts, or ids, to be continued."""
 
-    prompt: str | Ids | list[str] | list[Ids]
+    prompt: Prompt
     echo: bool = False  # the text begins with the prompt
     logprobs: int | None = Field(None, ge=0, le=5)  # report log-probabilities, of this many alternatives too
+
+    @field_validator('prompt', mode='plain')
+    @classmethod
+    def _check_prompt(cls, prompt: Any) -> Prompt:
+        several = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
+        if len(several) > MOST_PROMPTS:
+            raise ApiError(400, f'there are {len(several)} prompts; send at most {MOST_PROMPTS} at a time', 'prompt')
+        if not all(isinstance(one, str) or _are_ids(one) for one in several):
+            raise ValueError
+        return prompt
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -123,7 +140,7 @@ class TextPart(_Strict):
 
 class ChatMessage(_Strict):
     role: Literal['system', 'developer', 'user', 'assistant']
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)]
 
     @model_validator(mode='before')
     @classmethod
@@ -131,7 +148,9 @@ class ChatMessage(_Strict):
         """Clients send answers back as they got them, with `refusal` null and the like."""
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if value is not None and value != []}
+        kept = {name: value for name, value in data.items() if value is not None and value != []}
+        _check_names(kept, cls)
+        return kept
 
     def message(self) -> dict[str, str]:
         """As the chat template takes it; a developer's message is the system's under its later name."""
@@ -142,7 +161,7 @@ class ChatMessage(_Strict):
 class ChatRequest(_Generation):
     """`POST /v1/chat/completions`: a conversation to be answered."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1)  # the later name of max_tokens
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
@@ -157,6 +176,19 @@ class ChatRequest(_Generation):
         return self.top_logprobs if self.logprobs else 0
 
 
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**31 for item in value)
+
+
+def _check_names(data: dict[str, Any], cls: type[BaseModel]) -> None:
+    """Refuses the first name that is not a field's."""
+    for name in data:
+        if name not in cls.model_fields:
+            known = ', '.join(sorted(cls.model_fields))
+            message = f'there is no parameter {name[:100]!r} here; known are {known}'
+            raise ApiError(400, message, name[:100], 'unknown_parameter')
+
+
 _Kind = TypeVar('_Kind', CompletionRequest, ChatRequest)
 
 
@@ -169,7 +201,7 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
     try:
         request = kind.model_validate_json(body)  # nested too deep, not UTF-8, a lone surrogate: its errors too
     except ValidationError as error:
-        raise _bad_request(kind, error) from None
+        raise _bad_request(error) from None
     if isinstance(request, ChatRequest):
         if request.max_tokens is not None and request.max_completion_tokens is not None:
             raise ApiError(400, 'max_tokens and max_completion_tokens are the same; give one of them', 'max_tokens')
@@ -182,17 +214,12 @@ def parse(kind: type[_Kind], body: bytes) -> _Kind:
     return request
 
 
-def _bad_request(kind: type[BaseModel], error: ValidationError) -> ApiError:
+def _bad_request(error: ValidationError) -> ApiError:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where, what = first['loc'], first['msg']
     if first['type'] == 'json_invalid':
         return ApiError(400, f'the body is not JSON that can be read: {what.removeprefix("Invalid JSON: ")}')
-    if first['type'] == 'extra_forbidden':
-        known = ', '.join(sorted(kind.model_fields))
-        hint = f'; known are {known}' if len(where) == 1 else ''
-        name = '.'.join(map(str, where))[:100]
-        return ApiError(400, f'there is no parameter {name!r} here{hint}', name, 'unknown_parameter')
     name = str(where[0]) if where else None
     if name == 'prompt' and first['type'] != 'missing':
         return ApiError(400, 'prompt must be a text, a list of texts, a list of ids, or a list of such lists', name)

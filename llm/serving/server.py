@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from llm.errors import Interrupted, MachineError, UserError
-from llm.serving.connections import SEND_BUFFER, Connection, watch
+from llm.serving.connections import SEND_BUFFER, STALL_SECONDS, Connection, watch
 from llm.serving.guard import Guard
 from llm.serving.service import Service
 
@@ -37,6 +37,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # whose peer is gone without a word is found out
+        if hasattr(socket, 'TCP_USER_TIMEOUT'):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(STALL_SECONDS))
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * STALL_SECONDS))
         found.bind(address)
     except (OSError, OverflowError) as error:
         found.close()

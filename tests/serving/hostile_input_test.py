@@ -10,6 +10,8 @@ from plain_http import BODY, ask, open_raw, post, raw_request, read_to_end
 from scripted_engine import ScriptedEngine, wait_for
 
 from llm.serving import connections, exchange
+from llm.serving.api_error import ApiError
+from llm.serving.protocol import ChatRequest, CompletionRequest, parse
 
 DEEP = b'[' * 5000 + b']' * 5000
 
@@ -54,6 +56,36 @@ def test_bodies_that_are_wrong(server, body, status):
         assert '\n' not in error['message'] and len(data) < 1500
         assert 'Traceback' not in error['message'] and '.py' not in error['message']
     assert post(server)[0] == 200
+
+
+@pytest.mark.parametrize(
+    'asked',
+    [
+        {'prompt': [0.5] * 200_000},
+        {'prompt': [[]] * 250_000},
+        {'prompt': 'x', 'stop': [1] * 300_000},
+        {'prompt': 'x', 'logit_bias': dict.fromkeys(map(str, range(80_000)), 1)},
+        {'prompt': 'x'} | dict.fromkeys(map(str, range(80_000)), 1),
+        {'messages': [1] * 300_000},
+        {'messages': [{'role': 'user', 'content': ''}] * 30_000},
+        {'messages': [{'role': 'user', 'content': [1] * 300_000}]},
+        {'messages': [{'role': 'user', 'content': ''} | dict.fromkeys(map(str, range(80_000)), 1)]},
+    ],
+    ids=lambda asked: json.dumps(asked)[:40],
+)
+def test_refusing_takes_no_longer_than_reading(asked):
+    """A large body that is wrong in very many places holds up everybody else for as long as it is checked."""
+    body = json.dumps(asked).encode()
+    kind = ChatRequest if 'messages' in asked else CompletionRequest
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        with pytest.raises(ApiError) as caught:
+            parse(kind, body)
+        seconds.append(time.process_time() - start)
+        if seconds[-1] < 0.5:  # noting every fault takes seconds
+            break
+    assert caught.value.status == 400 and min(seconds) < 0.5
 
 
 @pytest.mark.parametrize('chunked', [False, True])

@@ -215,6 +215,9 @@ def test_models(client):
         ({'prompt': [[1], []]}, 'no tokens'),
         ({'prompt': [272]}, 'token id 272'),
         ({'prompt': [2**40]}, 'prompt must be'),
+        ({'prompt': [True]}, 'prompt must be'),
+        ({'prompt': ['x', None]}, 'prompt must be'),
+        ({'prompt': [[1], 'x', [1.5]]}, 'prompt must be'),
         ({'prompt': 'x' * 5000}, 'do not fit the context of 4096'),
         ({'seed': -1}, 'seed'),
         ({'stream_options': {'include_usage': True}}, 'needs stream'),
@@ -241,7 +244,7 @@ def test_a_text_too_long_has_the_code_that_clients_know(client):
         ([], 'messages'),
         ([{'role': 'user'}], 'content'),
         ([{'role': 'wizard', 'content': 'x'}], 'role'),
-        ([{'role': 'tool', 'content': 'x', 'tool_call_id': 'a'}], 'messages.0'),
+        ([{'role': 'tool', 'content': 'x', 'tool_call_id': 'a'}], 'tool_call_id'),
         ([{'role': 'user', 'content': [{'type': 'image_url', 'image_url': {'url': 'x'}}]}], 'messages.0'),
         ([{'role': 'assistant', 'content': 'x'}], 'user'),
         ([{'role': 'user', 'content': 'x'}, {'role': 'user', 'content': 'y'}], 'take turns'),
@@ -279,7 +282,9 @@ def test_a_full_queue_is_told_with_the_time_to_come_back(start, generator):
         client = openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=0)
         create = functools.partial(client.completions.create, model='tiny', prompt='x', max_tokens=40)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            first = [pool.submit(create), pool.submit(create)]
+            first = [pool.submit(create)]
+            wait_for(lambda: engine.statistics().running == 1)
+            first.append(pool.submit(create))
             wait_for(lambda: engine.statistics().queued == 1)
             with pytest.raises(openai.RateLimitError) as caught:
                 create()
