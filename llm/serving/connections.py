@@ -37,6 +37,12 @@ class Connection(H11Protocol):
         self._head_since = None  # uvicorn's keep-alive limit begins
         super().on_response_complete()
 
+    @property
+    def answered_and_unsent(self) -> bool:
+        """Whether an answer is written to its end, but not taken by the peer to its end."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.transport.get_write_buffer_size() > 0
+
     def stuck(self, now: float) -> bool:
         """Whether the peer has kept us waiting for too long."""
         unsent = self.transport.get_write_buffer_size()

@@ -107,9 +107,10 @@ async def serve(
         while not stopped() and service.failure is None and not serving.done():
             await asyncio.sleep(0.1)
         service.drain()
-        log.info('draining: %d requests run', len(service.exchanges))
-        await _until(lambda: not service.exchanges, drain_seconds)
-        cut = len(service.exchanges)
+        unfinished = lambda: len(service.exchanges) + sum(one.answered_and_unsent for one in connections)
+        log.info('draining: %d requests run', unfinished())
+        await _until(lambda: not unfinished(), drain_seconds)
+        cut = unfinished()
         for exchange in list(service.exchanges):
             exchange.cancel()
         await _until(lambda: not service.exchanges, CUT_SECONDS)
@@ -156,7 +157,7 @@ def run(
     listening: socket.socket,
     drain_seconds: float,
 ) -> None:
-    """Answers until SIGTERM or Ctrl-C. A second signal ends it at once.
+    """Answers until SIGTERM or Ctrl-C. The same signal once more ends it at once.
 
     Raises:
         Interrupted: if requests had to be cut off.

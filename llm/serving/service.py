@@ -36,6 +36,7 @@ from llm.serving.exchange import (
 )
 
 MOST_RETRY_SECONDS = 60
+MOST_REPORTED = 2**18  # log-probabilities of one request: some tens of MB, until they are sent
 STOPPING_RETRY_SECONDS = '10'  # about when another server may answer in the place of this one
 
 log = logging.getLogger('llm.serving')
@@ -152,38 +153,54 @@ class Service:
             message = f'{asked.limit} new tokens are more than {self.limits.max_new_tokens} (--max-new-tokens)'
             raise ApiError(400, message, 'max_tokens')
 
-    def submit(
+    def requests(
         self, asked: protocol.CompletionRequest | protocol.ChatRequest, prompts: Sequence[Sequence[int]]
-    ) -> list[Handle]:
-        """Gives all texts to the engine, or none.
+    ) -> list[engine_lib.Request]:
+        """What the engine is asked for: of each prompt in turn, `n` texts.
 
         Raises:
-            ApiError: if they do not fit the context, or the queue.
+            ApiError: if a prompt does not fit the context, or the report of log-probabilities would be too large.
         """
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
+        found = []
+        for ids in prompts:
+            room = self.capacity - len(ids) + 1
+            if room < (asked.limit or 1):
+                wanted, less = (f' and {asked.limit} new ones', ', or ask for fewer') if asked.limit else ('', '')
+                raise ApiError(
+                    400,
+                    f'a prompt of {len(ids)} tokens{wanted} do not fit the context of {self.capacity}; '
+                    f'shorten it{less}',
+                    'messages' if isinstance(asked, protocol.ChatRequest) else 'prompt',
+                    'context_length_exceeded',
+                )
+            found += [
+                engine_lib.Request(
+                    prompt=ids,
+                    sampling=asked.sampling(seed + choice),
+                    max_new_tokens=asked.limit or min(room, self.limits.max_new_tokens),
+                    stop=asked.stops,
+                    top_logprobs=asked.top_logprobs_wanted,
+                    timeout=self.limits.request_timeout,
+                )
+                for choice in range(asked.n)
+            ]
+        reported = sum(request.max_new_tokens for request in found) * (1 + asked.top_logprobs_wanted)
+        if asked.top_logprobs_wanted and reported > MOST_REPORTED:
+            message = f'up to {reported} log-probabilities are more than {MOST_REPORTED}; ask for fewer tokens or texts'
+            raise ApiError(400, message, 'top_logprobs')
+        return found
+
+    def submit(self, requests: Sequence[engine_lib.Request]) -> list[Handle]:
+        """Gives all to the engine, or none.
+
+        Raises:
+            ApiError: if the queue is full, or the engine takes nothing more.
+        """
         handles = []
         try:
-            for ids in prompts:
-                room = self.capacity - len(ids) + 1
-                if room < (asked.limit or 1):
-                    wanted = f' and {asked.limit} new ones' if asked.limit else ''
-                    raise ApiError(
-                        400,
-                        f'a prompt of {len(ids)} tokens{wanted} do not fit the context of {self.capacity}; shorten it'
-                        + (', or ask for fewer' if asked.limit else ''),
-                        'messages' if isinstance(asked, protocol.ChatRequest) else 'prompt',
-                        'context_length_exceeded',
-                    )
-                for choice in range(asked.n):
-                    request = engine_lib.Request(
-                        prompt=ids,
-                        sampling=asked.sampling(seed + choice),
-                        max_new_tokens=asked.limit or min(room, self.limits.max_new_tokens),
-                        stop=asked.stops,
-                        top_logprobs=asked.top_logprobs_wanted,
-                        timeout=self.limits.request_timeout,
-                    )
-                    handles.append(self.engine.submit(request))
+            for request in requests:
+                handles.append(self.engine.submit(request))
             return handles
         except BaseException as error:
             for handle in handles:
@@ -275,7 +292,7 @@ class _Generate:
         service.check(asked)
         prompts = await asyncio.to_thread(service.prompts, asked)
         exchange.n = asked.n
-        exchange.handles = service.submit(asked, [ids for ids, _ in prompts])
+        exchange.handles = service.submit(service.requests(asked, [ids for ids, _ in prompts]))
         answer_kind = ChatAnswer if self._kind is protocol.ChatRequest else TextAnswer
         logprobs = asked.logprobs is not None and asked.logprobs is not False
         answer = answer_kind(service.name, service.generator.tokenizer, logprobs, asked.top_logprobs_wanted)

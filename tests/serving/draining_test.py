@@ -1,11 +1,16 @@
 """Being asked to stop: what runs is finished, what comes is refused, and what takes too long is told so."""
 
 import concurrent.futures
+import json
+import re
+import time
 
 import openai
 import pytest
-from plain_http import BODY, ask, post
+from plain_http import BODY, ask, open_raw, post, raw_request, read_to_end
 from scripted_engine import ScriptedEngine, wait_for
+
+from llm.serving import server as server_lib
 
 
 def client_of(server):
@@ -57,3 +62,21 @@ def test_a_connection_that_is_kept_open_does_not_hold_the_server(start):
         client.models.list()  # its connection stays open
         assert len(server.connections) == 1
     assert server.cut == 0
+
+
+def test_an_answer_that_is_not_read_yet_is_not_lost(start, generator, monkeypatch):
+    monkeypatch.setattr(server_lib, 'CUT_SECONDS', 0.1)
+    engine = ScriptedEngine(generator)
+    with start(engine) as server:
+        body = BODY | {'max_tokens': 1500, 'n': 8, 'logprobs': 5}  # megabytes: more than the kernel keeps
+        raw = open_raw(server, raw_request(body), receive_buffer=4096)
+        wait_for(lambda: engine.statistics().completed == 8 and not server.service.exchanges)
+        server.stop(wait=False)
+        time.sleep(1.0)
+        assert server.connections
+        answer = read_to_end(raw)
+        raw.close()
+    assert server.cut == 0
+    head, _, body = answer.partition(b'\r\n\r\n')
+    assert len(body) == int(re.search(rb'content-length: (\d+)', head)[1])
+    assert json.loads(body)['usage']['completion_tokens'] == 12_000

@@ -232,6 +232,15 @@ def test_what_is_not_served_is_refused_in_one_line(client, wrong, says):
     assert '\n' not in error['message'] and 'Traceback' not in error['message']
 
 
+def test_a_report_too_large_is_refused(client):
+    ask = lambda n: client.chat.completions.create(
+        model='tiny', messages=[{'role': 'user', 'content': 'x'}], n=n, max_tokens=2048, logprobs=True, top_logprobs=20
+    )
+    assert len(ask(1).choices[0].logprobs.content) == 2048
+    with pytest.raises(openai.BadRequestError, match='log-probabilities are more than'):
+        ask(8)
+
+
 def test_a_text_too_long_has_the_code_that_clients_know(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model='tiny', prompt='x' * 5000)
