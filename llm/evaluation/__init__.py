@@ -1,1 +1,1 @@
-"""What a trained model knows and prefers: bits per byte, tasks from files, calibration, bias; results and their page."""
+"""What a trained model knows and prefers: bits per byte, tasks from files, calibration, bias."""

@@ -50,8 +50,8 @@ def measure(
     for exercise, (ids, _) in zip(exercises, prompts):
         if len(ids) + max_new_tokens - 1 > context:
             raise UserError(
-                f'{exercise.where}: a prompt of {len(ids)} tokens and an answer of {max_new_tokens} go past the context '
-                f'of {context}; shorten it, or set --max-new-tokens'
+                f'{exercise.where}: a prompt of {len(ids)} tokens and an answer of {max_new_tokens} go past the '
+                f'context of {context}; shorten it, or set --max-new-tokens'
             )
     written: dict[int, Any] = {}
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i][1], -len(prompts[i][0])))

@@ -26,6 +26,7 @@ from llm.evaluation.subject import Subject
 from llm.evaluation.tasks import Settings
 from llm.inference.sampling import SamplingParams
 from llm.inference.scoring import Pair, rolling_pairs
+from llm.tokenizer import Tokenizer
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -97,7 +98,13 @@ class GlassboxLM(TemplateLM):
         return [sum(next(scores).logprob for _ in pairs) for pairs in cut]
 
     def _rolled(self, text: str) -> list[int]:
-        return self.subject.tokenizer.encode(text)
+        """The ids of a text that is scored as a whole.
+
+        A tokenizer from elsewhere puts its <bos> in front, if it does so with every text, though the text follows one
+        already: the harness scores that second one too, and what it reports is to be comparable.
+        """
+        tokenizer = self.subject.tokenizer
+        return tokenizer.encode(text) if isinstance(tokenizer, Tokenizer) else self.tok_encode(text)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continues contexts until a stop text, the end of the sequence, or the longest length.
@@ -148,7 +155,8 @@ def _drawing(arguments: dict[str, Any], number: int) -> tuple[SamplingParams, tu
             'do_sample, until and max_gen_toks'
         )
     drawn = {name: arguments[name] for name in _KNOWN if arguments.get(name) is not None}
-    temperature = float(drawn.pop('temperature', 1.0)) if sample else 0.0
+    temperature = float(drawn.pop('temperature', 1.0))
+    temperature = temperature if sample else 0.0
     try:
         return SamplingParams(**drawn, temperature=temperature, seed=number if sample else 0), stop, longest
     except (TypeError, ValueError) as error:
