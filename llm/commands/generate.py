@@ -66,7 +66,6 @@ def run(args: Args) -> None:
     check(args)
     workdir = Workdir.open(args.workdir)
     runtime.prepare_host(workdir)
-    from llm.inference.conversation import STOP_IDS
     from llm.inference.generate import load_generator
     from llm.inference.sampling import SamplingParams
 
@@ -78,7 +77,7 @@ def run(args: Args) -> None:
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
-    generator = load_generator(workdir, args.step, args.ema, STOP_IDS if args.chat else ())
+    generator = load_generator(workdir, args.step, args.ema, args.chat)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
     if args.chat:
         from llm import chat

@@ -21,7 +21,7 @@ from llm.inference.rollout import Rollout
 from llm.model import Transformer
 from llm.objectives import reward_model
 from llm.parallel.row_programs import RowPrograms
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, open_workdir
 from llm.training.checkpoint import load_params
 from llm.training.reward_function import call_function, load_function, moment
 from llm.workdir import Workdir
@@ -134,7 +134,7 @@ def _load_judge(path, tokenizer, length, mesh):
             f'objective.reward.models: {path} was trained with objective {config.objective.kind}; give the workdir of '
             'a reward_model run'
         )
-    if Tokenizer.load(workdir.tokenizer_file).digest != tokenizer.digest:
+    if open_workdir(workdir.path).digest != tokenizer.digest:
         raise UserError(
             f'objective.reward.models: {path} has another tokenizer than the policy; train it from the same base model'
         )

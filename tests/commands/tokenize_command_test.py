@@ -8,7 +8,7 @@ import tyro
 from llm.commands import tokenize as command
 from llm.config import Config, TokenizerConfig
 from llm.errors import MachineError, UserError
-from llm.tokenizer import Tokenizer, train
+from llm.tokenizer import GlassboxTokenizer, train
 from llm.workdir import Workdir
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_no_tokens(workdir, capsys):
 
 
 def test_a_text_that_does_not_come_back_is_a_failure(workdir, monkeypatch):
-    monkeypatch.setattr(Tokenizer, 'decode_bytes', lambda self, ids: b'other')
+    monkeypatch.setattr(GlassboxTokenizer, 'decode_bytes', lambda self, ids: b'other')
     with pytest.raises(MachineError, match='round trip'):
         cli('text', '--workdir', workdir.path)
 
