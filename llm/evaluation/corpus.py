@@ -79,7 +79,7 @@ def measure(
         MachineError: if the model's numbers are not finite.
     """
     data = subject.config.data
-    store, dropped = open_store(text, subject.tokenizer, data)
+    store, noted = open_store(text, subject.tokenizer, data)
     if stride is not None and not 1 <= stride <= data.sequence_length:
         raise UserError(f'--stride is {stride}; it must be between 1 and the window of {data.sequence_length}')
     counts = np.diff(store.offsets) - 1  # a document's tokens that are predicted: all but its BOS
@@ -121,7 +121,8 @@ def measure(
         'documents': store.num_documents,
         'of them measured': 'the held-out ones' if text.held_out else 'all',
         'at most': text.limit and f'the first {text.limit:,}',
-        'equal documents left out': dropped,
+        'equal documents left out': noted['equal'],
+        'documents that the tokenizer changes, so that they cost too few bits': noted['changed'] or None,
         'bytes': store.num_bytes,
         'tokens': store.num_tokens,
         'window': f'{data.sequence_length} tokens',
@@ -132,8 +133,11 @@ def measure(
     return Result(task, 'bits_per_byte', metrics, facts, tuple(reliability.rows()), (), samples)
 
 
-def open_store(text: Text, tokenizer: Tokenizer, data: DataConfig) -> tuple[TokenStore, int]:
-    """The documents in tokens, from the cache if they are in it, and how many equal ones were left out.
+def open_store(text: Text, tokenizer: Tokenizer, data: DataConfig) -> tuple[TokenStore, dict[str, int]]:
+    """The documents in tokens, from the cache if they are in it, and what was noted on the way.
+
+    That is how many were left out for being equal, `equal`, and how many the tokenizer does not give back as they were,
+    `changed`: what it leaves out costs no bits.
 
     Raises:
         UserError: if there is no document.
@@ -153,20 +157,23 @@ def open_store(text: Text, tokenizer: Tokenizer, data: DataConfig) -> tuple[Toke
         duplicates = split.Deduplicator()
         writer = StoreWriter(folder / 'documents', text.corpus.source, tokenizer)
         chosen = ((None, document) for document in _chosen(text, duplicates))
+        changed = 0
         total = text.corpus.bytes
         with tqdm.tqdm(desc='tokenising', total=total, unit='B', unit_scale=True, file=sys.stderr, disable=None) as bar:
             for _, document, ids in tokenize(chosen, tokenizer):
                 writer.add(document, ids)
+                changed += not tokenizer.exact and tokenizer.decode_bytes(ids) != document.text
                 bar.update(len(document.text))
         writer.finish()
-        (folder / 'dropped').write_text(str(duplicates.dropped.total()))
+        noted = {'equal': duplicates.dropped.total(), 'changed': changed}
+        (folder / 'noted.json').write_text(json.dumps(noted))
 
     folder = cache.entry('token_stores', key, build, f'{text.corpus.source} in tokens, to evaluate on')
     store = TokenStore.open(folder / 'documents')
     if not store.num_bytes:
         side = 'document is held out' if text.held_out else 'document has any text'
         raise UserError(f'{text.corpus.source}: no {side}; give it more')
-    return store, int((folder / 'dropped').read_text())
+    return store, json.loads((folder / 'noted.json').read_text())
 
 
 def _chosen(text: Text, duplicates: split.Deduplicator) -> Iterator[Document]:

@@ -20,13 +20,13 @@ KINDS = {
 }
 
 
-def write(workdir: Workdir, folder: Folder) -> pathlib.Path:
-    """Writes the page of all results in a folder. Returns its path.
+def write(workdir: Workdir, folder: Folder, params_sha256: str) -> pathlib.Path:
+    """Writes the page of all results in a folder that are of these parameters. Returns its path.
 
     Raises:
         MachineError: if it cannot be written.
     """
-    found = folder.all()
+    found = [one for one in folder.all() if one[1].get('params_sha256') == params_sha256]
     first = found[0][1] if found else {}
     context = {
         'name': workdir.config().name,
@@ -83,8 +83,8 @@ EXPLANATIONS = {
 
 
 def _card(metric: Metric) -> tuple[str, str, str]:
-    spread = f'± {statistics.number(metric.error)}' if metric.error is not None else ''
-    return metric.name.replace('_', ' '), statistics.number(metric.value), spread
+    spread = f'± {results.text(metric.error)}' if metric.error is not None else ''
+    return metric.name.replace('_', ' '), results.text(metric.value), spread
 
 
 def _reliability(result: Result) -> Any:

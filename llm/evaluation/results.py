@@ -105,7 +105,7 @@ def table(results: Iterable[Result]) -> str:
 
 def cells(metric: Metric) -> list[str]:
     """Value, standard error, interval and number of samples, as text."""
-    number = lambda value: '' if value is None else statistics.number(value)
+    number = lambda value: '' if value is None else text(value)
     interval = '' if metric.low is None or metric.high is None else f'{number(metric.low)} to {number(metric.high)}'
     return [
         number(metric.value),
@@ -113,6 +113,11 @@ def cells(metric: Metric) -> list[str]:
         interval,
         '' if metric.samples is None else f'{metric.samples:,}',
     ]
+
+
+def text(value: float) -> str:
+    """A number for people."""
+    return f'{value:,.2f}' if abs(value) >= 100 else statistics.number(value)
 
 
 class Folder:
@@ -152,9 +157,9 @@ class Folder:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / 'result.json').unlink(missing_ok=True)  # until the samples are those of the new one
             lines = (json.dumps(sample, ensure_ascii=False, default=str) for sample in samples)
-            write_atomically(folder / 'samples.jsonl', _text(''.join(f'{line}\n' for line in lines)))
+            write_atomically(folder / 'samples.jsonl', _utf8(''.join(f'{line}\n' for line in lines)))
             whole = json.dumps({'result': stored, 'depends_on': depends_on}, indent=2, ensure_ascii=False)
-            write_atomically(folder / 'result.json', _text(whole + '\n'))
+            write_atomically(folder / 'result.json', _utf8(whole + '\n'))
         except OSError as error:
             raise MachineError(f'cannot write {folder}: {error.strerror}') from error
         return folder
@@ -177,7 +182,7 @@ def _result(stored: dict[str, Any]) -> Result:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """What a result file holds; nothing if there is none, or it is damaged: then it is measured again."""
     try:
-        stored = json.loads(path.read_text(encoding='utf-8'))
+        stored = json.loads(path.read_utf8(encoding='utf-8'))
         _result(stored['result'])
         return stored
     except (OSError, ValueError, KeyError, TypeError):
@@ -186,10 +191,10 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        return [json.loads(line) for line in path.read_utf8(encoding='utf-8').splitlines()]
     except (OSError, ValueError):
         return []
 
 
-def _text(text: str) -> str:
+def _utf8(text: str) -> str:
     return text.encode('utf-8', 'replace').decode('utf-8')  # a sample may hold lone surrogates

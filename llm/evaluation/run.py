@@ -1,6 +1,7 @@
 """Measures tasks one after the other, keeps what was found, and goes on where an earlier call stopped."""
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,8 @@ def evaluate_tasks(
     defaults = Settings()
     given = [f.name for f in dataclasses.fields(Settings) if getattr(settings, f.name) != getattr(defaults, f.name)]
     data = workdir.config().data
-    tasks = [resolve(name, data, settings) for name in names]
+    trained_on = corpora_of(workdir)
+    tasks = [resolve(name, data, trained_on, settings) for name in names]
     check(tasks, settings, given)
     harness = [task for task in tasks if task.kind == 'lm_eval']
     loaded = {}
@@ -74,7 +76,21 @@ def evaluate_tasks(
                 result = task.measure(model, settings, bar.update)
             folder.write(result, depends_on)
         found.append(dataclasses.replace(result, samples=()))
-    return found, page.write(workdir, folder)
+    return found, page.write(workdir, folder, model.params_sha256)
+
+
+def corpora_of(workdir: Workdir) -> set[str]:
+    """The corpora that a run was trained on, it and the runs that it started from, as far as they are here."""
+    corpora: set[str] = set()
+    seen: set[str] = set()
+    path: str | None = str(workdir.path)
+    while path and path not in seen and (pathlib.Path(path) / 'config.json').is_file():
+        seen.add(path)
+        config = Workdir(path).config()
+        if Workdir(path).summary().get('step') != 0:  # at 0 it has been imported, and trained elsewhere
+            corpora.update(config.data.corpora)
+        path = config.init_from.workdir
+    return corpora
 
 
 _BAR = {'file': sys.stderr, 'disable': None, 'dynamic_ncols': True, 'leave': False, 'unit_scale': True}

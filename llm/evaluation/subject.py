@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llm import chat, runtime
 from llm.config import Config, ParallelConfig
 from llm.errors import UserError
-from llm.inference.conversation import STOP_IDS
 from llm.inference.generate import Generator
 from llm.inference.scoring import TOKENS_AT_ONCE, Pair, Scorer
 from llm.model.transformer import Transformer
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, open_workdir
 from llm.training.checkpoint import load_params, params_sha256
 from llm.workdir import Workdir
 
@@ -58,37 +58,39 @@ class Subject:
     @functools.cached_property
     def assistant(self) -> Generator:
         """Continues conversations."""
-        return Generator(self.model, self.params, self.tokenizer, STOP_IDS)
+        return Generator(self.model, self.params, self.tokenizer, chat.stop_ids(self.tokenizer))
 
     @property
     def generated_rows(self) -> int:
         """Prompts that are continued together."""
         return self.batch_size or GENERATED_ROWS
 
-    @property
-    def prefix_id(self) -> int:
-        """What a text follows that has no context: the beginning of a sequence."""
-        return self.tokenizer.bos_id
-
-    def text_pair(self, context: str, continuation: str) -> Pair:
+    def text_pair(self, context: str, continuation: str, encode: Callable[[str], list[int]] | None = None) -> Pair:
         """A text and what follows it, as ids.
 
         Both are tokenised as one text, and the continuation is what comes behind as many ids as the context alone has;
         spaces that end the context count as the continuation's, as tokenizers have them at the start of words. So does
-        lm-evaluation-harness.
+        lm-evaluation-harness. Without a context, the text follows what starts one.
+
+        Args:
+            context: may be empty.
+            continuation: may not.
+            encode: the ids of a text that nothing precedes; None is `chat.encode_text`.
         """
+        encode = encode or functools.partial(chat.encode_text, self.tokenizer)
         before = context.rstrip()
         continuation = context[len(before) :] + continuation
         if not before:
-            return Pair([self.prefix_id], self.tokenizer.encode(continuation))
-        start, whole = (chat.encode_text(self.tokenizer, text) for text in (before, before + continuation))
+            return Pair([self.tokenizer.start_id], self.tokenizer.encode(continuation))
+        start, whole = encode(before), encode(before + continuation)
         if len(whole) <= len(start):  # the seam lies within a token
             start = whole[: chat.common_prefix(start, whole[:-1])]
         return Pair(whole[: len(start)], whole[len(start) :])
 
     def chat_pair(self, messages: list[chat.Message], answer: str) -> Pair:
         """A conversation that ends with the user's turn, and the assistant's words, as ids."""
-        return Pair(chat.encode_prompt(self.tokenizer, messages), self.tokenizer.encode(answer))
+        ids, start, _ = chat.encode_exchange(self.tokenizer, messages, answer)
+        return Pair(ids[:start], ids[start : len(ids) - (ids[-1] in chat.end_ids(self.tokenizer))])
 
 
 def load(workdir: Workdir, step: int | None = None, ema: bool = False, batch_size: int | None = None) -> Subject:
@@ -108,6 +110,6 @@ def load(workdir: Workdir, step: int | None = None, ema: bool = False, batch_siz
         raise UserError(f'{workdir.path} is a reward model, which gives texts no probabilities; evaluate another run')
     if batch_size is not None and batch_size < 1:
         raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    tokenizer = open_workdir(workdir.path)
     step, params = load_params(workdir, step, ema)
     return Subject(config, step, params, tokenizer, batch_size)

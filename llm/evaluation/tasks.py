@@ -12,7 +12,7 @@ import glob
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,12 +121,13 @@ class Task:
         return minimal_pairs.measure(self.name, self.content, subject, progress=progress)
 
 
-def resolve(name: str, data: DataConfig, settings: Settings) -> Task:
+def resolve(name: str, data: DataConfig, trained_on: Collection[str], settings: Settings) -> Task:
     """Finds what a name stands for, and reads and checks the user's rows.
 
     Args:
         name: an entry of `--tasks`.
-        data: of the run: its own corpora are measured on what they hold out.
+        data: of the run.
+        trained_on: corpora that are measured on what they hold out.
         settings: the limit cuts the rows.
 
     Raises:
@@ -136,10 +137,10 @@ def resolve(name: str, data: DataConfig, settings: Settings) -> Task:
     if name.startswith(HARNESS):
         return Task(name, 'lm_eval', name.removeprefix(HARNESS), '')
     if name == 'python_stdlib' or (colon and kind in _CORPORA):
-        return _corpus(name, open_corpus(name, data), data, settings)
+        return _corpus(name, open_corpus(name, data), trained_on, settings)
     path = pathlib.Path(os.path.expanduser(name))
     if path.is_dir():
-        return _corpus(name, open_folder(path, data), data, settings)
+        return _corpus(name, open_folder(path, data), trained_on, settings)
     if not path.is_file():
         if os.sep in name or path.suffix in ('.jsonl', '.txt', '.yaml', '.yml'):
             raise UserError(f'there is no file {name}; check the path')
@@ -147,10 +148,10 @@ def resolve(name: str, data: DataConfig, settings: Settings) -> Task:
     if path.suffix in ('.yaml', '.yml'):
         return Task(name, 'lm_eval', str(path), _digest(path))
     if path.suffix != '.jsonl':
-        return _corpus(name, open_corpus(f'text:{glob.escape(str(path))}', data), data, settings)
+        return _corpus(name, open_corpus(f'text:{glob.escape(str(path))}', data), trained_on, settings)
     kind = files.kind_of(path, data.text_field)
     if kind == 'bits_per_byte':
-        return _corpus(name, open_corpus(f'jsonl:{glob.escape(str(path))}', data), data, settings)
+        return _corpus(name, open_corpus(f'jsonl:{glob.escape(str(path))}', data), trained_on, settings)
     return Task(name, kind, files.read(path, kind)[: settings.limit], _digest(path))
 
 
@@ -181,8 +182,8 @@ def check(tasks: Sequence[Task], settings: Settings, given: Sequence[str]) -> No
             raise UserError(f'--{name.replace("_", "-")} concerns {kinds}, and no task is of that kind; leave it out')
 
 
-def _corpus(name: str, opened: Corpus, data: DataConfig, settings: Settings) -> Task:
-    held_out = opened.source in data.corpora
+def _corpus(name: str, opened: Corpus, trained_on: Collection[str], settings: Settings) -> Task:
+    held_out = opened.source in trained_on
     text = corpus.Text(opened, held_out, settings.limit)
     return Task(name, 'bits_per_byte', text, f'{opened.fingerprint} {"held out" if held_out else "all"}')
 

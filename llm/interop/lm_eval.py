@@ -19,14 +19,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llm import chat
 from llm.errors import MachineError, UserError, first_line
 from llm.evaluation.results import INTERVAL, Metric, Result
 from llm.evaluation.subject import Subject
 from llm.evaluation.tasks import Settings
 from llm.inference.sampling import SamplingParams
 from llm.inference.scoring import Pair, rolling_pairs
-from llm.tokenizer import Tokenizer
+from llm.interop import harness_chat as templates
+from llm.tokenizer import GlassboxTokenizer
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -43,13 +43,13 @@ _KNOWN = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
 class GlassboxLM(TemplateLM):
     """What the harness asks a model: likelihoods of continuations and of whole texts, and texts.
 
-    Texts are tokenised as training did, so they begin with <bos> where the tokenizer has one to begin with. A special
-    token that a text spells is ordinary text, but for those of the chat template in a context that came out of it.
+    Texts are tokenised as in training, with <bos> in front where the tokenizer puts one. A special token that a text
+    spells is ordinary text; with `as_chat`, where every context comes out of the chat template, it is meant.
     """
 
-    def __init__(self, subject: Subject):
+    def __init__(self, subject: Subject, as_chat: bool = False):
         super().__init__()
-        self.subject = subject
+        self.subject, self._as_chat = subject, as_chat
 
     @property
     def max_length(self) -> int:
@@ -58,27 +58,42 @@ class GlassboxLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.subject.tokenizer.eos_id
+        return self.subject.tokenizer.end_id
 
     @property
     def prefix_token_id(self) -> int:
-        return self.subject.prefix_id
+        return self.subject.tokenizer.start_id
 
     @property
     def tokenizer_name(self) -> str:
         return f'glassbox-{self.subject.tokenizer.digest[:16]}'
 
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as text. Without a prompt for an answer, the last message is one that has begun.
+
+        Raises:
+            UserError: if roles do not take turns, there is no template, or a message spells a special token.
+        """
+        return templates.render(self.subject.tokenizer, chat_history, open_end=not add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """Nothing: what the harness would write down, it is told by `tokenizer_name`."""
+        return ''
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text; with <bos> in front, where the tokenizer has one, unless that is declined."""
-        if add_special_tokens is False:
-            return self.subject.tokenizer.encode(string)
-        return chat.encode_text(self.subject.tokenizer, string)
+        """The ids of a text; with <bos> in front, where the tokenizer puts one, unless that is declined."""
+        tokenizer = self.subject.tokenizer
+        prefix = list(tokenizer.prefix_ids)
+        ids = templates.encode(tokenizer, string) if self._as_chat else tokenizer.encode(string)
+        if add_special_tokens is False or (self._as_chat and ids[: len(prefix)] == prefix):
+            return ids
+        return [*prefix, *ids]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihoods in nats of continuations of contexts, and whether greedy decoding would write them."""
         asked = []
         for request in requests:
-            pair = self.subject.text_pair(*request.args)
+            pair = self.subject.text_pair(*request.args, self.tok_encode)
             asked.append((request.args, list(pair.context), list(pair.continuation)))
         return self._loglikelihood_tokens(asked, disable_tqdm)
 
@@ -104,7 +119,7 @@ class GlassboxLM(TemplateLM):
         already: the harness scores that second one too, and what it reports is to be comparable.
         """
         tokenizer = self.subject.tokenizer
-        return tokenizer.encode(text) if isinstance(tokenizer, Tokenizer) else self.tok_encode(text)
+        return tokenizer.encode(text) if isinstance(tokenizer, GlassboxTokenizer) else self.tok_encode(text)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Continues contexts until a stop text, the end of the sequence, or the longest length.
@@ -114,6 +129,7 @@ class GlassboxLM(TemplateLM):
         Raises:
             UserError: if a task asks for a way of drawing that there is not, or for more than the context holds.
         """
+        generator = self.subject.assistant if self._as_chat else self.subject.generator
         jobs: dict[tuple, list[tuple[int, list[int]]]] = {}
         for number, request in enumerate(requests):
             context, arguments = request.args
@@ -123,7 +139,7 @@ class GlassboxLM(TemplateLM):
                     f'a task asks for {longest} new tokens, and the context is {self.max_length}; set max_gen_toks in '
                     'its generation_kwargs'
                 )
-            ids = self.tok_encode(context)[-(self.max_length - longest) :]
+            ids = self.tok_encode(context)[-(self.max_length - longest) :] or [self.prefix_token_id]
             jobs.setdefault((stop, longest), []).append((number, ids, sampling))
         written: dict[int, str] = {}
         with _bar('texts', len(requests), disable_tqdm) as bar:
@@ -131,7 +147,7 @@ class GlassboxLM(TemplateLM):
                 job.sort(key=lambda one: -len(one[1]))
                 for start in range(0, len(job), self.subject.generated_rows):
                     numbers, ids, sampling = zip(*job[start : start + self.subject.generated_rows])
-                    found = self.subject.generator.generate(ids, sampling, max_new_tokens=longest, stop=stop)
+                    found = generator.generate(ids, sampling, max_new_tokens=longest, stop=stop)
                     written.update(zip(numbers, (completion.text for completion in found)))
                     bar.update(len(numbers))
         return [written[number] for number in range(len(requests))]
@@ -239,7 +255,7 @@ def measure(name: str, loaded: dict[str, Any], subject: Subject, settings: Setti
     with _quiet():
         try:
             found = lm_eval.simple_evaluate(
-                model=GlassboxLM(subject),
+                model=GlassboxLM(subject, settings.chat),
                 tasks=[*_roots(loaded)],
                 limit=settings.limit,
                 num_fewshot=settings.num_fewshot,

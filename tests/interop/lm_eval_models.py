@@ -1,50 +1,25 @@
-"""The models of tests/fixtures/lm_eval as ours, by hand."""
+"""The models of tests/fixtures/lm_eval as ours, their weights put in place by hand."""
 
-import hashlib
 import json
 import pathlib
 
 import numpy as np
 import safetensors.numpy
-import tokenizers
 
 from llm.config import Config, DataConfig, ModelConfig
 from llm.evaluation.subject import Subject
+from llm.tokenizer import open_directory
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'lm_eval'
 SHAPE = {'vocab_size': 320, 'context_length': 64, 'num_layers': 2, 'width': 32, 'num_heads': 4}
 BIASES = ('query', 'key', 'value', 'attention_output', 'feed_forward', 'norm')
 
 
-class TheirTokenizer:
-    """A tokenizer.json."""
-
-    def __init__(self, path: pathlib.Path):
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.vocab_size, self.eos_id = self._tokenizer.get_vocab_size(), 1
-        self._prefix = self._tokenizer.encode('').ids
-        self.bos_id = (self._prefix or [1])[0]
-        self._bytes = {i: self._tokenizer.id_to_token(i) for i in range(self.vocab_size)}
-        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = [b for b in range(256) if b not in printable]
-        self._byte = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-    def encode(self, text):
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_text(self, text):
-        return [*self._prefix, *self.encode(text)]
-
-    def decode_bytes(self, ids):
-        return b''.join(bytes(self._byte[c] for c in self._bytes[i]) for i in ids if i > 1)
-
-
 def subject(name: str) -> Subject:
     tensors = safetensors.numpy.load_file(FOLDER / name / 'model.safetensors')
     model, params = {'llama': llama, 'gpt2': gpt2}[name](tensors)
     config = Config(name=name, model=model, data=DataConfig(sequence_length=64))
-    return Subject(config, 0, params, TheirTokenizer(FOLDER / name / 'tokenizer.json'))
+    return Subject(config, 0, params, open_directory(FOLDER / name))
 
 
 def expected(name: str) -> dict:

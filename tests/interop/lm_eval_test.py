@@ -5,18 +5,10 @@ import functools
 import lm_eval_models as models
 import pytest
 
-from llm import chat
 from llm.evaluation.tasks import Settings
-from llm.inference.generate import Generator
 
 lm_eval = pytest.importorskip('lm_eval')
 TASKS = ('capitals', 'sentences', 'sums', 'passages')
-
-
-@pytest.fixture(autouse=True)
-def their_tokenizers(monkeypatch):
-    monkeypatch.setattr(chat, 'encode_text', lambda tokenizer, text: tokenizer.encode_text(text))
-    monkeypatch.setattr(Generator, 'encode', lambda self, prompt: list(prompt))
 
 
 @functools.cache
