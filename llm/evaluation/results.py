@@ -182,7 +182,7 @@ def _result(stored: dict[str, Any]) -> Result:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """What a result file holds; nothing if there is none, or it is damaged: then it is measured again."""
     try:
-        stored = json.loads(path.read_utf8(encoding='utf-8'))
+        stored = json.loads(path.read_text(encoding='utf-8'))
         _result(stored['result'])
         return stored
     except (OSError, ValueError, KeyError, TypeError):
@@ -191,7 +191,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_utf8(encoding='utf-8').splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     except (OSError, ValueError):
         return []
 

@@ -10,6 +10,7 @@ from absl import logging
 from tqdm import tqdm
 
 from llm.environment import code_version
+from llm.errors import UserError
 from llm.evaluation import page, subject
 from llm.evaluation.results import Folder, Result
 from llm.evaluation.tasks import Settings, check, resolve
@@ -54,7 +55,7 @@ def evaluate_tasks(
     harness = [task for task in tasks if task.kind == 'lm_eval']
     loaded = {}
     if harness:
-        from llm.interop import lm_eval as adapter
+        adapter = _harness(harness[0].name)
 
         loaded = adapter.load_tasks([task.content for task in harness], settings.include_path)
     model = subject.load(workdir, step, ema, batch_size)
@@ -77,6 +78,15 @@ def evaluate_tasks(
             folder.write(result, depends_on)
         found.append(dataclasses.replace(result, samples=()))
     return found, page.write(workdir, folder, model.params_sha256)
+
+
+def _harness(name: str) -> Any:
+    """The adapter to lm-evaluation-harness, which may not be installed."""
+    try:
+        from llm.interop import lm_eval as adapter
+    except UserError as error:
+        raise UserError(f'{name} is no file and no corpus, and {error}') from error
+    return adapter
 
 
 def corpora_of(workdir: Workdir) -> set[str]:

@@ -8,6 +8,7 @@ the harness's own model class `hf` does, so on equal weights the numbers are equ
 """
 
 import contextlib
+import difflib
 import importlib.metadata
 import json
 import logging
@@ -37,6 +38,7 @@ except ImportError as _error:
 
 MAX_GENERATED = 256  # tokens, where a task names no limit; the harness has the same
 SEED = 1234  # of the few-shot examples, as the harness has it
+_LOUD = ('lm_eval', 'huggingface_hub', 'datasets')  # what they remark, the result or the error says too
 _KNOWN = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
 
 
@@ -210,8 +212,9 @@ def load_tasks(names: Sequence[str], include_path: Sequence[str] = ()) -> dict[s
         loaded = {}
         for name in names:
             if name not in manager.all_tasks and not pathlib.Path(name).is_file():
-                hint = f' or in {", ".join(include_path)}' if include_path else ''
-                raise UserError(f'there is no file, corpus or harness task {name}{hint}; check the name')
+                close = difflib.get_close_matches(name, manager.all_tasks, n=1)
+                hint = f'perhaps you meant {close[0]}' if close else 'check the name'
+                raise UserError(f'there is no file, corpus or harness task {name}; {hint}')
             try:
                 loaded[name] = manager.load([name])
             except Exception as error:  # whatever datasets, YAML or the code of a task raises
@@ -329,22 +332,24 @@ def _bar(what: str, total: int, disabled: bool) -> tqdm:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the harness prints off stdout, its remarks off stderr, and its bootstrap in this process.
+    """Keeps what the harness prints off stdout, remarks off stderr, and its bootstrap in this process.
 
     A process that has started jax has threads, and must not be forked.
     """
     import datasets
 
-    logger, before = logging.getLogger('lm_eval'), os.environ.get('DISABLE_MULTIPROC')
-    level, bars = logger.level, datasets.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
+    loggers, before = [logging.getLogger(name) for name in _LOUD], os.environ.get('DISABLE_MULTIPROC')
+    levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     os.environ['DISABLE_MULTIPROC'] = '1'
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
         if before is None:

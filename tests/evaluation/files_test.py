@@ -90,5 +90,5 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         files.kind_of(write(tmp_path, ''), 'text')
     path = tmp_path / 'latin.jsonl'
     path.write_bytes(b'{"text": "caf\xe9"}\n')
-    with pytest.raises(UserError, match='latin.jsonl is not UTF-8 at byte 13'):
+    with pytest.raises(UserError, match=r'latin\.jsonl is not UTF-8 at byte 13'):
         files.kind_of(path, 'text')
