@@ -135,7 +135,7 @@ def _open(text: str, description: Any) -> Any:
     known = {token.content for token in found.get_added_tokens_decoder().values()}
     more = [token for _, token in sorted(description.added.items()) if token.content not in known]
     more = [tokenizers.AddedToken(t.content, special=t.special, normalized=not t.special) for t in more]
-    names = [text for text in description.named.values() if text not in known | {t.content for t in more}]
+    names = sorted((description.special_texts | description.listed) - known - {t.content for t in more})
     found.add_tokens(more)
     found.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in names])
     for i, token in description.added.items():

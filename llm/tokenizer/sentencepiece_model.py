@@ -52,7 +52,8 @@ class SentencePieceTokenizer(ImportedTokenizer):
             ids[token.content] = i
             if token.special:
                 special[i] = token.content
-        special |= {ids[text]: text for text in self._description.special_texts if text in ids}
+        texts = self._description.special_texts | self._description.listed
+        special |= {ids[text]: text for text in texts if text in ids and ids[text] not in added}
         for name, i in (('bos', model.bos_id()), ('eos', model.eos_id()), ('unk', model.unk_id())):
             if i >= 0:
                 self._description.named.setdefault(name, model.id_to_piece(i))
@@ -62,11 +63,11 @@ class SentencePieceTokenizer(ImportedTokenizer):
         self.prefix_ids = (self.bos_id,) if adds and self.bos_id is not None else ()
         self._vocab_size = self._count()
         self._byte_ids = {data[0]: i for i, data in enumerate(self._bytes[: model.vocab_size()]) if model.is_byte(i)}
-        self.losses = tuple(self._losses())
         ordinary = [token.content for i, token in added.items() if i not in self.special]
         self._ordinary = _pattern(ordinary)
         self._meant = _pattern([*ordinary, *self.special.values()])
         self._ids = ids
+        self.losses = tuple(self._losses())
 
     def encode_batch(self, texts: Sequence[str | bytes], num_threads: int) -> list[list[int]]:
         return [self._encode(string(text)) for text in texts]
@@ -80,11 +81,21 @@ class SentencePieceTokenizer(ImportedTokenizer):
                 spans.append((at, at + len(part)))
             elif part:
                 model = self._model if at == 0 or self._description.legacy else self._inside
-                pieces = model.encode(part, out_type='immutable_proto').pieces
-                ids += [piece.id for piece in pieces]
-                spans += [(at + piece.begin, at + piece.end) for piece in pieces]
+                found = model.encode(part)
+                ids += found
+                spans += self._spans(part, at, found, self.leading_space and model is self._model)
             at += len(part)
         return ids, spans
+
+    def _spans(self, part: str, at: int, ids: Sequence[int], has_space: bool) -> list[tuple[int, int]]:
+        """Which characters, counted from `at`, each id has a share in; a space that was put before has none."""
+        owner = [at + i for i, character in enumerate(part) for _ in character.encode()]
+        spans, done = [], -has_space
+        for i in ids:
+            first, done = max(done, 0), done + len(self._bytes[i])
+            inside = owner[first : max(done, 0)]
+            spans.append((inside[0], inside[-1] + 1) if inside else (at, at))
+        return spans
 
     def _encode(self, text: str) -> list[int]:
         ids = []

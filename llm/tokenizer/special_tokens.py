@@ -23,6 +23,8 @@ class Description:
 
     Attributes:
         named: text of the tokens that have a name ('bos', 'eos', 'pad', 'unk'), as far as there are any.
+        special_texts: of these, and of others that have a name, such as the mask_token.
+        listed: further tokens that the files list as special; of those in the vocabulary it says itself what they are.
         added: tokens that the files add to the vocabulary, by id.
         add_bos, add_eos: whether a text gets the one or the other; None where the files do not say.
         legacy: whether text behind a special token gets the space that the beginning of a text gets.
@@ -45,18 +47,20 @@ class Description:
         self._ids = self._json('config.json') | self._json('generation_config.json')
         texts = {name: text for name, text in names.items() if text is not None and name.endswith('_token')}
         self.named = {name: texts[f'{name}_token'] for name in NAMED if f'{name}_token' in texts}
-        self._more = {  # further special tokens that only a list has
+        self.special_texts = set(texts.values())
+        listed = {
             text
             for name in ('additional_special_tokens', 'extra_special_tokens')
             for text in map(content, _values(config.get(name)))
             if text
         }
-        self.special_texts = {*texts.values(), *self._more}
+        self.listed = listed - self.special_texts
         self.added = {
             int(i): AddedToken(content(token), bool(token.get('special', False)))
             for i, token in config.get('added_tokens_decoder', {}).items()
         } or {
-            int(i): AddedToken(text, text in self.special_texts) for text, i in self._json('added_tokens.json').items()
+            int(i): AddedToken(text, text in self.special_texts | listed)
+            for text, i in self._json('added_tokens.json').items()
         }
         self.add_bos, self.add_eos = config.get('add_bos_token'), config.get('add_eos_token')
         self.legacy = bool(config.get('legacy', False))
