@@ -11,13 +11,16 @@ import contextlib
 import difflib
 import importlib.metadata
 import json
-import logging
+import logging as python_logging
 import os
 import pathlib
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from llm.errors import MachineError, UserError, first_line
@@ -38,6 +41,7 @@ except ImportError as _error:
 
 MAX_GENERATED = 256  # tokens, where a task names no limit; the harness has the same
 SEED = 1234  # of the few-shot examples, as the harness has it
+BOOTSTRAP = 1000  # resamples for the standard errors that have no formula
 _LOUD = ('lm_eval', 'huggingface_hub', 'datasets')  # what they remark, the result or the error says too
 _KNOWN = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
 
@@ -253,30 +257,28 @@ def measure(name: str, loaded: dict[str, Any], subject: Subject, settings: Setti
         MachineError: if the harness fails.
     """
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
+    _prepare(loaded['tasks'], settings.num_fewshot)
     with _quiet():
         try:
-            found = lm_eval.simple_evaluate(
-                model=GlassboxLM(subject, settings.chat),
-                tasks=[*_roots(loaded)],
+            found = lm_eval.evaluate(
+                GlassboxLM(subject, settings.chat),
+                loaded,
                 limit=settings.limit,
-                num_fewshot=settings.num_fewshot,
+                bootstrap_iters=BOOTSTRAP,
                 apply_chat_template=settings.chat,
-                bootstrap_iters=1000,
-                log_samples=True,
-                task_manager=TaskManager(include_defaults=False),  # not asked: the tasks are loaded
+                fewshot_as_multiturn=True,  # the harness's own default
             )
         except (UserError, MachineError):
             raise
         except Exception as error:
             said = f'{type(error).__name__}: {first_line(error)}'
             raise MachineError(f'lm-evaluation-harness failed on {name}: {said}') from error
-    results, samples = found['results'], found['samples']
+    results, samples = found.get('groups', {}) | found['results'], found['samples']
     metrics = [
         metric
-        for task in sorted(results, key=lambda task: task not in loaded['groups'])
-        for metric in _metrics(results[task], '' if len(results) == 1 else f'{task}: ')
+        for task, measured in results.items()
+        for metric in _metrics(measured, '' if len(results) == 1 else f'{task}: ')
     ]
     shots = sorted({int(shots) for shots in found['n-shot'].values()})
     facts = {
@@ -289,11 +291,19 @@ def measure(name: str, loaded: dict[str, Any], subject: Subject, settings: Setti
     return Result(name, 'lm_eval', tuple(metrics), facts, samples=tuple(_samples(samples)))
 
 
-def _roots(loaded: dict[str, Any]) -> list[Any]:
-    """The objects to evaluate: groups that are in no other group, or else the tasks."""
-    inner = {child for children in loaded.get('group_map', {}).values() for child in children}
-    groups = [group for name, group in loaded.get('groups', {}).items() if name not in inner]
-    return groups or list(loaded['tasks'].values())
+def _prepare(tasks: dict[str, Any], num_fewshot: int | None) -> None:
+    """Sets examples and seeds as the harness's own command does."""
+    random.seed(0)
+    np.random.seed(SEED)
+    for name, task in tasks.items():
+        own = task.get_config('num_fewshot')
+        if num_fewshot is not None and own != 0:
+            task.set_config(key='num_fewshot', value=num_fewshot)
+        elif num_fewshot:
+            logging.warning('%s is made to be asked without examples, so --num-fewshot makes no difference to it', name)
+        elif own is None:
+            task.set_config(key='num_fewshot', value=0)
+        task.set_fewshot_seed(seed=SEED)
 
 
 def _metrics(found: dict[str, Any], prefix: str) -> Iterator[Metric]:
@@ -338,10 +348,10 @@ def _quiet() -> Iterator[None]:
     """
     import datasets
 
-    loggers, before = [logging.getLogger(name) for name in _LOUD], os.environ.get('DISABLE_MULTIPROC')
+    loggers, before = [python_logging.getLogger(name) for name in _LOUD], os.environ.get('DISABLE_MULTIPROC')
     levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(python_logging.ERROR)
     datasets.disable_progress_bars()
     os.environ['DISABLE_MULTIPROC'] = '1'
     try:
