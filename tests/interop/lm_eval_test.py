@@ -64,7 +64,7 @@ def test_a_group_is_measured_with_its_tasks():
     loaded = adapter.load_tasks(['both'], [str(models.FOLDER / 'tasks')])
     result = adapter.measure('both', loaded['both'], models.subject('gpt2'), Settings(limit=3))
     found = {metric.name: metric.value for metric in result.metrics}
-    assert list(found)[0] == 'both: acc' and {'capitals: acc', 'capitals: acc_norm', 'sentences: acc'} < found.keys()
+    assert next(iter(found)) == 'both: acc' and {'capitals: acc', 'capitals: acc_norm', 'sentences: acc'} < found.keys()
     assert found['both: acc'] == pytest.approx((found['capitals: acc'] + found['sentences: acc']) / 2)
     assert [sample['task'] for sample in result.samples] == ['capitals'] * 3 + ['sentences'] * 3
 
