@@ -7,6 +7,7 @@ import errno
 import importlib
 import inspect
 import io
+import keyword
 import logging
 import pkgutil
 import re
@@ -73,7 +74,7 @@ def _quiet_background_threads() -> None:
 
 
 def command_names() -> list[str]:
-    return sorted(module.name.replace('_', '-') for module in pkgutil.iter_modules(commands.__path__))
+    return sorted(module.name.rstrip('_').replace('_', '-') for module in pkgutil.iter_modules(commands.__path__))
 
 
 def overview() -> str:
@@ -86,7 +87,8 @@ def overview() -> str:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f'llm.commands.{name.replace("-", "_")}')
+    stem = name.replace('-', '_')
+    return importlib.import_module(f'llm.commands.{stem}_' if keyword.iskeyword(stem) else f'llm.commands.{stem}')
 
 
 def _run(name: str, arguments: list[str]) -> None:
