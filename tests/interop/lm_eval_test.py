@@ -1,34 +1,46 @@
 """lm-evaluation-harness on our models says what it says with its own `hf` model on the same weights."""
 
 import functools
+import json
+import pathlib
 
-import lm_eval_models as models
 import pytest
 
 from llm import chat
 from llm.config import TokenizerConfig
 from llm.errors import UserError
+from llm.evaluation.subject import Subject
 from llm.evaluation.tasks import Settings
-from llm.interop import harness_chat
-from llm.tokenizer import train
+from llm.interop import harness_chat, huggingface
+from llm.tokenizer import open_directory, train
 
 lm_eval = pytest.importorskip('lm_eval')
+FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'lm_eval'
 TASKS = ('capitals', 'sentences', 'sums', 'passages')
+
+
+def subject_of(name) -> Subject:
+    config, params = huggingface.load(FOLDER / name)
+    return Subject(config, 0, params, open_directory(FOLDER / name))
+
+
+def expected(name) -> dict:
+    return json.loads((FOLDER / name / 'expected.json').read_text())
 
 
 @functools.cache
 def measured(name):
     from llm.interop import lm_eval as adapter
 
-    loaded = adapter.load_tasks(TASKS, [str(models.FOLDER / 'tasks')])
-    subject = models.subject(name)
+    loaded = adapter.load_tasks(TASKS, [str(FOLDER / 'tasks')])
+    subject = subject_of(name)
     return {task: adapter.measure(task, loaded[task], subject, Settings()) for task in TASKS}
 
 
 @pytest.mark.parametrize('name', ['llama', 'gpt2'])
 @pytest.mark.parametrize('task', ['capitals', 'sentences', 'passages'])
 def test_log_likelihoods_are_those_of_the_harness_itself(name, task):
-    wanted = models.expected(name)[task]['answers']
+    wanted = expected(name)[task]['answers']
     found = [[answer[0] for answer in sample['resps']] for sample in measured(name)[task].samples]
     assert len(wanted) == len(found) > 1
     for ours, theirs in zip(found, wanted):
@@ -41,13 +53,13 @@ def test_log_likelihoods_are_those_of_the_harness_itself(name, task):
 @pytest.mark.parametrize('name', ['llama', 'gpt2'])
 def test_texts_are_those_of_the_harness_itself(name):
     found = [[answer[0] for answer in sample['resps']] for sample in measured(name)['sums'].samples]
-    assert found == models.expected(name)['sums']['answers']
+    assert found == expected(name)['sums']['answers']
 
 
 @pytest.mark.parametrize('name', ['llama', 'gpt2'])
 @pytest.mark.parametrize('task', TASKS)
 def test_metrics_are_those_of_the_harness_itself(name, task):
-    wanted = {k.removesuffix(',none'): v for k, v in models.expected(name)[task]['metrics'].items() if ',' in k}
+    wanted = {k.removesuffix(',none'): v for k, v in expected(name)[task]['metrics'].items() if ',' in k}
     found = {metric.name: metric.value for metric in measured(name)[task].metrics}
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
@@ -61,8 +73,8 @@ def _pair(answer):
 def test_a_group_is_measured_with_its_tasks():
     from llm.interop import lm_eval as adapter
 
-    loaded = adapter.load_tasks(['both'], [str(models.FOLDER / 'tasks')])
-    result = adapter.measure('both', loaded['both'], models.subject('gpt2'), Settings(limit=3))
+    loaded = adapter.load_tasks(['both'], [str(FOLDER / 'tasks')])
+    result = adapter.measure('both', loaded['both'], subject_of('gpt2'), Settings(limit=3))
     found = {metric.name: metric.value for metric in result.metrics}
     assert next(iter(found)) == 'both: acc' and {'capitals: acc', 'capitals: acc_norm', 'sentences: acc'} < found.keys()
     assert found['both: acc'] == pytest.approx((found['capitals: acc'] + found['sentences: acc']) / 2)
@@ -97,7 +109,7 @@ def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
     """The ids that the model reads are those of the conversation: an example, then the question."""
     from llm.interop import lm_eval as adapter
 
-    subject = models.subject('llama')
+    subject = subject_of('llama')
     monkeypatch.setattr(type(subject.tokenizer), 'chat_template', None, raising=False)
     tokenizer = train(TokenizerConfig(kind='byte'), 272, ())
     object.__setattr__(subject, 'tokenizer', tokenizer)
@@ -107,7 +119,7 @@ def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
         '_loglikelihood_tokens',
         lambda self, requests, *_: asked.extend(requests) or [(0.0, False)] * len(requests),
     )
-    loaded = adapter.load_tasks(['capitals'], [str(models.FOLDER / 'tasks')])
+    loaded = adapter.load_tasks(['capitals'], [str(FOLDER / 'tasks')])
     adapter.measure('capitals', loaded['capitals'], subject, Settings(chat=True, num_fewshot=1))
     ask = lambda country: {'role': 'user', 'content': f'Question: what is the capital of {country}?\nAnswer:'}
     messages = [ask('Spain'), {'role': 'assistant', 'content': 'Madrid'}, ask('France')]
