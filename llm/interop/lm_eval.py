@@ -226,6 +226,11 @@ def load_tasks(names: Sequence[str], include_path: Sequence[str] = ()) -> dict[s
                     f'the harness cannot load {name}: {type(error).__name__}: {first_line(error)} (data that is not on '
                     'disk needs the network)'
                 ) from error
+            for task in loaded[name]['tasks'].values():
+                if getattr(task, 'UNSAFE_CODE', False):
+                    raise UserError(f'{name} runs what the model writes as code, which is not done here; leave it out')
+                if getattr(task, 'MULTIMODAL', False):
+                    raise UserError(f'{name} shows pictures, which the model cannot see; leave it out')
     return loaded
 
 
