@@ -108,7 +108,9 @@ def _run(name: str, arguments: list[str]) -> None:
     config = load_config(file) if file else Config()
     start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
-    about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
+    about = (
+        f'{module.__doc__} --config FILE (Python, with get_config()) or DIR (a run) gives the defaults of all options.'
+    )
     args = parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
     more = {'file': file} if 'file' in inspect.signature(module.run).parameters else {}
     module.run(args, Config(**{name: getattr(args, name) for name in start}), **more)
