@@ -24,7 +24,7 @@ class Args:
     num_fewshot: int | None = None  # harness tasks: examples before each sample; None is what the task says
     include_path: tuple[str, ...] = ()  # folders with YAML tasks for the harness; needs no network
     max_new_tokens: int = 64  # exact match: longest answer, in tokens
-    stop: tuple[str, ...] = ('\n',)  # exact match: texts that end the answer to a plain prompt
+    until: tuple[str, ...] = ('\n',)  # exact match: texts that end the answer to a plain prompt
     bins: int = 15  # of the calibration error, all of the same width
     again: bool = False  # measure also the tasks whose results are there
 

@@ -28,7 +28,7 @@ def measure(
     *,
     as_chat: bool,
     max_new_tokens: int,
-    stop: Sequence[str],
+    until: Sequence[str],
     progress: Callable[[int], Any],
 ) -> Result:
     """Writes answers and compares them.
@@ -39,7 +39,7 @@ def measure(
         subject: who writes.
         as_chat: ask plain prompts as messages of the user.
         max_new_tokens: longest answer.
-        stop: texts that end an answer to a plain prompt; that of a conversation ends by itself.
+        until: texts that end an answer to a plain prompt; that of a conversation ends by itself.
         progress: told how many exercises are done.
 
     Raises:
@@ -59,7 +59,7 @@ def measure(
         spoken = prompts[order[0]][1]
         batch = [i for i in order[: subject.generated_rows] if prompts[i][1] == spoken]
         order = order[len(batch) :]
-        generator, ends = (subject.assistant, ()) if spoken else (subject.generator, stop)
+        generator, ends = (subject.assistant, ()) if spoken else (subject.generator, until)
         found = generator.generate([prompts[i][0] for i in batch], GREEDY, max_new_tokens=max_new_tokens, stop=ends)
         written.update(zip(batch, found))
         progress(len(batch))
@@ -85,7 +85,7 @@ def measure(
     facts = {
         'prompts': len(exercises),
         'decoding': f'greedy, at most {max_new_tokens} tokens',
-        'stop texts after plain prompts': ', '.join(map(repr, stop)),
+        'what ends the answer to a plain prompt': ', '.join(map(repr, until)),
         'answers cut at the longest': sum(sample['ended_by'] == 'length' for sample in samples),
         'plain prompts asked as chat messages': as_chat,
     }

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import logging
 from tqdm import tqdm
 
 from llm.environment import code_version
@@ -68,7 +67,7 @@ def evaluate_tasks(
             depends_on |= {'harness': adapter.version(), 'task': adapter.configuration(loaded[task.content])}
         result = None if again else folder.find(task.name, depends_on)
         if result is not None:
-            logging.info('%s has been measured already; --again measures it anew', task.name)
+            print(f'{task.name}: measured already, --again measures it anew', file=sys.stderr)
         elif task.kind == 'lm_eval':
             result = adapter.measure(task.name, loaded[task.content], model, settings)
             folder.write(result, depends_on)

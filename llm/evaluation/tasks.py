@@ -36,7 +36,7 @@ class Settings:
         chat: ask as a message of the user what is not a conversation already.
         num_fewshot: examples before each sample of a harness task; None is what the task says.
         max_new_tokens: longest answer of an exact match.
-        stop: texts that end one.
+        until: texts that end one.
         stride: tokens between the starts of windows of a corpus; None is a whole window.
         bins: of calibration.
         include_path: folders with tasks for the harness.
@@ -46,7 +46,7 @@ class Settings:
     chat: bool = False
     num_fewshot: int | None = None
     max_new_tokens: int = 64
-    stop: tuple[str, ...] = ('\n',)
+    until: tuple[str, ...] = ('\n',)
     stride: int | None = None
     bins: int = 15
     include_path: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Settings:
 CONCERNS = {
     'bits_per_byte': ('stride', 'bins'),
     'multiple_choice': ('chat', 'bins'),
-    'exact_match': ('chat', 'max_new_tokens', 'stop'),
+    'exact_match': ('chat', 'max_new_tokens', 'until'),
     'minimal_pairs': (),
     'lm_eval': ('chat', 'num_fewshot', 'include_path'),
 }
@@ -116,7 +116,7 @@ class Task:
             extra = {'as_chat': settings.chat, 'bins': settings.bins}
             return multiple_choice.measure(self.name, self.content, subject, **extra, progress=progress)
         if self.kind == 'exact_match':
-            extra = {'as_chat': settings.chat, 'max_new_tokens': settings.max_new_tokens, 'stop': settings.stop}
+            extra = {'as_chat': settings.chat, 'max_new_tokens': settings.max_new_tokens, 'until': settings.until}
             return exact_match.measure(self.name, self.content, subject, **extra, progress=progress)
         return minimal_pairs.measure(self.name, self.content, subject, progress=progress)
 
@@ -170,8 +170,8 @@ def check(tasks: Sequence[Task], settings: Settings, given: Sequence[str]) -> No
         value = getattr(settings, name)
         if value is not None and value < least:
             raise UserError(f'--{name.replace("_", "-")} is {value}; it must be at least {least}')
-    if '' in settings.stop:
-        raise UserError('a stop string is empty; leave it out, or give it at least one character')
+    if '' in settings.until:
+        raise UserError('an --until text is empty; leave it out, or give it at least one character')
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:

@@ -86,7 +86,8 @@ def test_tasks_are_measured_once_and_kept(home, capsys, monkeypatch):
     measured, measure = [], Task.measure
     monkeypatch.setattr(Task, 'measure', lambda self, *args: measured.append(self.kind) or measure(self, *args))
     assert main(command) == 0
-    assert capsys.readouterr().out == table and measured == []
+    said = capsys.readouterr()
+    assert said.out == table and measured == [] and said.err.count('measured already') == 2
     assert main([*command, '--stride', '16']) == 0
     assert measured == ['bits_per_byte']
     assert main([*command[:4], f'{home}/pairs.jsonl', '--again']) == 0

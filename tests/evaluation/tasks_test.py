@@ -206,7 +206,7 @@ def test_texts_that_do_not_fit_are_named(tmp_path, subject):
 
 def test_options_that_concern_no_task_are_refused(tmp_path):
     pairs = resolve(jsonl(tmp_path / 'p.jsonl', [{'first': 'a', 'second': 'b'}]), DataConfig(), (), Settings())
-    for name in ('chat', 'num_fewshot', 'max_new_tokens', 'stop', 'stride', 'bins', 'include_path'):
+    for name in ('chat', 'num_fewshot', 'max_new_tokens', 'until', 'stride', 'bins', 'include_path'):
         with pytest.raises(UserError, match=f'--{name.replace("_", "-")} concerns .* no task is of that kind'):
             check([pairs], Settings(), [name])
     check([pairs], Settings(limit=1), ['limit'])
