@@ -32,6 +32,7 @@ from llm.data.token_store import StoreWriter, TokenStore, tokenize
 from llm.errors import MachineError, UserError
 from llm.evaluation.results import INTERVAL, Metric, Result
 from llm.evaluation.subject import Subject
+from llm.inference.decode import bucket
 from llm.inference.scoring import TOKENS_AT_ONCE, TargetScores, target_scores
 from llm.model.transformer import Transformer
 from llm.parallel import mesh as mesh_lib
@@ -191,8 +192,9 @@ def _score_windows(store: TokenStore, subject: Subject, stride: int | None) -> I
     """Scores of all tokens that count, in the order of the stream, batch by batch."""
     data = subject.config.data
     mesh = mesh_lib.make_mesh(ParallelConfig())
-    rows = subject.batch_size or max(1, TOKENS_AT_ONCE // data.sequence_length)
-    rows = mesh_lib.padded_rows(mesh, min(rows, -(-len(store.tokens) // (stride or data.sequence_length))))
+    most = subject.batch_size or max(1, TOKENS_AT_ONCE // data.sequence_length)
+    windows = -(-len(store.tokens) // (stride or data.sequence_length))
+    rows = mesh_lib.padded_rows(mesh, bucket(windows, most))
     local = slice(*mesh_lib.local_rows(mesh, rows))
     params = jax.device_put(subject.params, mesh_lib.replicated(mesh))
     for batch in held_out_windows(store, data.sequence_length, data.document_masking, rows, stride):

@@ -153,8 +153,15 @@ def _examples(kind: str, samples: Sequence[dict[str, Any]]) -> tuple[list[str], 
             for s in ordered
         ]
         return ['first', 'second', 'nats, first less second'], rows[:MOST_EXAMPLES]
-    rows = [[_shown(s.get('prompt', '')), _shown(s.get('target', '')), _shown(s.get('response', ''))] for s in samples]
+    rows = [[_shown(s['prompt']), _shown(s['target']), _shown(_response(s['response']))] for s in samples]
     return ['first samples', 'target', 'response'], rows[:MOST_EXAMPLES]
+
+
+def _response(value: Any) -> Any:
+    """What a harness task was told: texts as they are, log-likelihoods without what decoding would have written."""
+    if isinstance(value, list):
+        return ', '.join(str(_response(part)) for part in value if not isinstance(part, bool))
+    return f'{value:.2f}' if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
