@@ -9,6 +9,7 @@ the harness's own model class `hf` does, so on equal weights the numbers are equ
 
 import contextlib
 import difflib
+import functools
 import importlib.metadata
 import json
 import logging as python_logging
@@ -347,25 +348,29 @@ def _bar(what: str, total: int, disabled: bool) -> tqdm:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the harness prints off stdout, remarks off stderr, and its bootstrap in this process.
+    """Keeps what the harness prints off stdout, its remarks and bars off logs, and its bootstrap in this process.
 
     A process that has started jax has threads, and must not be forked.
     """
     import datasets
+    from lm_eval.api import task
 
-    loggers, before = [python_logging.getLogger(name) for name in _LOUD], os.environ.get('DISABLE_MULTIPROC')
-    levels, bars = [logger.level for logger in loggers], datasets.is_progress_bar_enabled()
+    loggers, bars = [python_logging.getLogger(name) for name in _LOUD], datasets.is_progress_bar_enabled()
+    levels, before = [logger.level for logger in loggers], os.environ.get('DISABLE_MULTIPROC')
     for logger in loggers:
         logger.setLevel(python_logging.ERROR)
     datasets.disable_progress_bars()
     os.environ['DISABLE_MULTIPROC'] = '1'
+    task.tqdm = functools.partial(tqdm, disable=None, leave=False, dynamic_ncols=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        task.tqdm = tqdm
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-        if before is None:
-            del os.environ['DISABLE_MULTIPROC']
+        os.environ.pop('DISABLE_MULTIPROC')
+        if before is not None:
+            os.environ['DISABLE_MULTIPROC'] = before
