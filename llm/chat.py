@@ -1,17 +1,24 @@
 """Conversations to ids, for training and inference alike: one template, and the mask of what is trained on.
 
+Our own tokenizer's template is made of ids:
+
     <bos> [<|system|> text <|end|>]  { <|user|> text <|end|> <|assistant|> text <eos> }
 
 Each text is tokenised on its own and special tokens never come from text, so nothing that somebody writes can close a
 turn or open another, and the ids of a prompt are always how the ids of the continued conversation begin. Trained on
 are the assistant's texts and the <eos> that ends each of them, which is what makes a model stop.
+
+A tokenizer from elsewhere brings its own template, which writes text: see `llm.templated_chat`.
 """
 
+import bisect
+import datetime
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from llm import templated_chat
 from llm.errors import UserError
-from llm.tokenizer import BOS, EOS, SPECIAL_TOKENS, Tokenizer
+from llm.tokenizer import BOS, EOS, SPECIAL_TOKENS, GlassboxTokenizer, Tokenizer
 
 Message = dict[str, Any]  # {'role': 'system', 'user' or 'assistant', 'content': its text}
 
@@ -27,13 +34,20 @@ class Encoded(NamedTuple):
     mask: list[bool]  # as long; True where the id is one to be predicted
 
 
-def encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
-    """A whole conversation. The mask is True on every assistant text and its <eos>.
+def encode(tokenizer: Tokenizer, messages: Sequence[Message], today: datetime.datetime | None = None) -> Encoded:
+    """A whole conversation. The mask is True on every assistant text and the token that ends its turn.
+
+    Args:
+        tokenizer: the model's.
+        messages: the conversation.
+        today: what day a template that asks is told; None is today.
 
     Raises:
-        UserError: see `check`.
+        UserError: see `check` and `llm.templated_chat.encode`.
     """
     check(messages)
+    if not isinstance(tokenizer, GlassboxTokenizer):
+        return Encoded(*templated_chat.encode(tokenizer, messages, today))
     ids, mask = [BOS], [False]
     for message in messages:
         first, last = _ROLES[message['role']]
@@ -43,37 +57,75 @@ def encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
     return Encoded(ids, mask)
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """What an answer follows: the conversation up to the user's turn, and the assistant's tag.
+def encode_prompt(
+    tokenizer: Tokenizer, messages: Sequence[Message], today: datetime.datetime | None = None
+) -> list[int]:
+    """What an answer follows: the conversation up to the user's turn, and what opens the assistant's.
 
     Raises:
-        UserError: see `check`; also if the last turn is not the user's.
+        UserError: see `encode`; also if the last turn is not the user's.
     """
     check(messages)
     if messages[-1]['role'] != 'user':
         raise UserError(f'the last turn is of {messages[-1]["role"]!r}; an answer follows a turn of the user')
+    if not isinstance(tokenizer, GlassboxTokenizer):
+        return templated_chat.encode_prompt(tokenizer, messages, today)
     return [*encode(tokenizer, messages).ids, ASSISTANT]
 
 
-def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
-    """What the assistant is to say, with its <eos>: `encode_prompt` + `encode_answer` = `encode` of both."""
-    return [*tokenizer.encode(text), EOS]
+def encode_exchange(
+    tokenizer: Tokenizer, messages: Sequence[Message], answer: str, today: datetime.datetime | None = None
+) -> tuple[list[int], int, bool]:
+    """A prompt, and what the assistant is to say, with the token that ends its turn.
+
+    A template may write more, or other things, before an answer than at the end of a prompt; then the answer begins
+    with the first id that differs.
+
+    Returns:
+        The ids; how many of them are the prompt's; whether these are all ids of the prompt.
+    """
+    if not isinstance(tokenizer, GlassboxTokenizer):
+        check([*messages, {'role': 'assistant', 'content': answer}])
+        return templated_chat.encode_exchange(tokenizer, messages, answer, today)
+    prompt = encode_prompt(tokenizer, messages)
+    return [*prompt, *tokenizer.encode(answer), EOS], len(prompt), True
+
+
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end an answer: those that end any text, and the one that closes the assistant's turn."""
+    if tokenizer.chat_template is None:
+        return tokenizer.stop_ids
+    last = templated_chat.end_id(tokenizer)
+    return tuple(dict.fromkeys((*tokenizer.stop_ids, *(() if last is None else (last,)))))
+
+
+def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The same, and the tokens around others' turns: a model that opens one has finished its own."""
+    others = ()
+    if isinstance(tokenizer, GlassboxTokenizer):
+        others = END, USER
+    elif tokenizer.chat_template is not None:
+        others = templated_chat.special_ids(tokenizer)
+    return tuple(dict.fromkeys((*end_ids(tokenizer), *others)))
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     """A plain prompt, without roles."""
-    return [BOS, *tokenizer.encode(text)]
+    return tokenizer.encode_text(text)
 
 
 def encode_completion(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], int, bool]:
-    """A plain prompt and what follows it, as one text.
+    """A plain prompt and what follows it, as one text; a text that nothing stands before follows the `start_id`.
 
     Tokens may reach over the seam. Then the completion begins with the first id that differs from the prompt's.
 
     Returns:
-        The ids, <bos> and <eos> included; how many of them are the prompt's; whether these are all ids of the prompt.
+        The ids, with <bos> if the tokenizer puts one there, and <eos>; how many of them are the prompt's; whether these
+        are all ids of the prompt.
     """
-    before, whole = encode_text(tokenizer, prompt), [*encode_text(tokenizer, prompt + completion), EOS]
+    first = tokenizer.prefix_ids or (() if prompt else (tokenizer.start_id,))
+    before = [*first, *tokenizer.encode(prompt)]
+    whole = [*first, *tokenizer.encode(prompt + completion), tokenizer.end_id]
     common = common_prefix(before, whole)
     return whole, common, common == len(before)
 
@@ -137,15 +189,14 @@ def fit(tokenizer: Tokenizer, messages: Sequence[Message], room: int) -> list[Me
     Raises:
         UserError: if the user's last turn does not fit even alone; or see `encode_prompt`.
     """
-    size = len(encode_prompt(tokenizer, messages))
+    check(messages)
     start = int(messages[0]['role'] == 'system')
     head, turns = list(messages[:start]), list(messages[start:])
-    while size > room and len(turns) > 1:
-        size -= sum(len(tokenizer.encode(message['content'])) + 2 for message in turns[:2])
-        del turns[:2]
-    if size > room:
+    size = lambda exchanges: len(encode_prompt(tokenizer, [*head, *turns[2 * exchanges :]]))
+    if (shortest := size(len(turns) // 2)) > room:
         raise UserError(
-            f'the last message takes {size} tokens with {"the system message" if head else "its tags"}, and there is '
-            f'room for {room}; shorten it'
+            f'the last message takes {shortest} tokens with {"the system message" if head else "its tags"}, and there '
+            f'is room for {room}; shorten it'
         )
-    return [*head, *turns]
+    forgotten = bisect.bisect_left(range(len(turns) // 2), True, key=lambda exchanges: size(exchanges) <= room)
+    return [*head, *turns[2 * forgotten :]]

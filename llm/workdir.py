@@ -2,7 +2,7 @@
 
     config.json       the config, with its schema version
     runtime.json      choices made at the first start that change bits (device kind, host threads), and who made them
-    tokenizer.model   text to ids
+    tokenizer.model   text to ids; or, of a model from elsewhere, the folder tokenizer/ with its files as they came
     metrics.jsonl     the truth, append-only: one row per logged step, evaluation, sample and event
     events/           the same for TensorBoard
     checkpoints/      parameters, optimizer state and data position by step

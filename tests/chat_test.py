@@ -58,7 +58,9 @@ def test_a_prompt_is_how_the_continued_conversation_begins(tokenizer, seed):
     for i, message in enumerate(messages):
         if message['role'] == 'assistant':
             prompt = chat.encode_prompt(tokenizer, messages[:i])
-            answer = chat.encode_answer(tokenizer, message['content'])
+            answer = [*tokenizer.encode(message['content']), EOS]
+            exchange = chat.encode_exchange(tokenizer, messages[:i], message['content'])
+            assert exchange == ([*prompt, *answer], len(prompt), True)
             assert [*prompt, *answer] == whole.ids[: len(prompt) + len(answer)]
             assert whole.mask[len(prompt) - 1 : len(prompt) + len(answer)] == [False, *[True] * len(answer)]
     assert sum(whole.mask) == sum(len(tokenizer.encode(m['content'])) + 1 for m in messages if m['role'] == 'assistant')

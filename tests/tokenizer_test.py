@@ -8,7 +8,7 @@ import pytest
 from llm import tokenizer as tokenizer_lib
 from llm.config import TokenizerConfig
 from llm.errors import UserError
-from llm.tokenizer import SPECIAL_TOKENS, Tokenizer
+from llm.tokenizer import SPECIAL_TOKENS, GlassboxTokenizer
 
 NASTY = [
     '',
@@ -146,7 +146,7 @@ def test_same_text_and_settings_same_file(tokenizer, tmp_path):
 
 def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path / 'model')
-    loaded = Tokenizer.load(tmp_path / 'model')
+    loaded = GlassboxTokenizer.load(tmp_path / 'model')
     assert loaded.digest == tokenizer.digest
     assert loaded.vocab_size == tokenizer.vocab_size
     assert all(loaded.encode(text) == tokenizer.encode(text) for text in NASTY)
@@ -162,12 +162,12 @@ def test_any_damage_is_noticed(tokenizer, tmp_path):
     for data in [*flipped, model[:-1], model + b'\n', model[: len(model) // 2], b'', b'text']:
         path.write_bytes(data)
         with pytest.raises(UserError, match=re.escape(str(path))):
-            Tokenizer.load(path)
+            GlassboxTokenizer.load(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r'missing\.model'):
-        Tokenizer.load(tmp_path / 'missing.model')
+        GlassboxTokenizer.load(tmp_path / 'missing.model')
 
 
 @pytest.mark.parametrize('kind', ['bpe', 'unigram'])

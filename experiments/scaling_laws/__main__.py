@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from llm.command_line import guarded, parse
 from llm.errors import UserError
@@ -14,6 +15,7 @@ PROGRAM = 'python -m experiments.scaling_laws'
 
 @dataclass(frozen=True)
 class Args(SweepOptions):
+    launcher: Literal['here', 'local', 'slurm', 'ray'] = 'local'  # this process, processes here (best), or a cluster
     out: pathlib.Path = pathlib.Path('runs/scaling_laws')  # folder for runs and report
     csv: pathlib.Path | None = None  # train nothing: fit the runs of a table with N, D, loss or N, C, loss
     sweep: pathlib.Path | None = None  # train nothing: fit the runs of a sweep's folder

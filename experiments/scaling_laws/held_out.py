@@ -22,7 +22,7 @@ def choose(plan: Plan, analysis: Analysis) -> Config:
     """The size that the law holds best for a budget `plan.beyond` times the largest, of those that there are."""
     budget = plan.beyond * max(plan.budgets)
     best = float(optimum_at_cost(analysis.fit.law, budget, analysis.runs.cost(analysis.runs.n)).n)
-    usable = [width for width in plan.widths if plans.steps(plan, width, budget) >= plans.LEAST_STEPS]
+    usable = [width for width in plan.widths if plans.steps(plan, width, budget) >= plan.least_steps]
     distance = lambda width: abs(np.log(plans.parameters(plan, width) / best))
     return plans.config(plan, min(usable, key=distance), budget)
 

@@ -5,8 +5,9 @@ everything else stay as they are, so that runs differ in what the law is about.
 """
 
 import functools
-import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from llm.analysis import flops, memory
 from llm.config import (
@@ -24,7 +25,6 @@ from llm.config import (
 from llm.errors import UserError
 
 NEVER = 1_000_000  # steps between what is not wanted
-LEAST_STEPS = 30  # a run of fewer is all warm-up
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,15 @@ class Plan:
 
     Attributes:
         budgets: FLOPs of each profile.
-        sizes: how many in each profile.
-        ratio: tokens per parameter of the middle one: a guess of where the optimum is.
-        widths: that there are; a profile is neighbours among them.
+        sizes: how many in each profile, spread over the widths that the budget gives enough steps to.
+        widths: that there are, smallest first.
         beyond: the held-out run's budget over the largest of `budgets`.
     """
 
-    budgets: tuple[float, ...] = (1e11, 2e11, 4e11, 8e11)
-    sizes: int = 5
-    ratio: float = 10.0
-    widths: tuple[int, ...] = (16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160)
+    budgets: tuple[float, ...] = (2e11, 4e11, 8e11, 16e11)
+    sizes: int = 6
+    widths: tuple[int, ...] = (24, 32, 40, 48, 64, 80, 96, 112, 136, 160, 192)
+    least_steps: int = 100  # a run of fewer is more warm-up than training
     beyond: float = 4.0
     vocab_size: int = 512  # small, so that the head is not most of a small model
     tokenizer: str = 'bpe'
@@ -91,7 +90,7 @@ def config(plan: Plan, width: int, budget: float) -> Config:
         UserError: if the budget is too small for the size.
     """
     count = steps(plan, width, budget)
-    if count < LEAST_STEPS:
+    if count < plan.least_steps:
         raise UserError(
             f'{budget:.3g} FLOPs are {count} steps of width {width}; take a larger budget or a smaller model'
         )
@@ -115,16 +114,14 @@ def name(width: int, budget: float) -> str:
 
 
 def profile(plan: Plan, budget: float) -> tuple[int, ...]:
-    """The widths of a budget: the one nearest to the guessed optimum, and its neighbours."""
-    guess = (budget / (8 * plan.ratio)) ** 0.5  # a token costs about 8 N: attention and head with the rest
-    usable = [width for width in plan.widths if steps(plan, width, budget) >= LEAST_STEPS]
+    """The widths of a budget, from the smallest to the largest that it gives `least_steps`."""
+    usable = [width for width in plan.widths if steps(plan, width, budget) >= plan.least_steps]
     if not usable:
         raise UserError(
-            f'{budget:.3g} FLOPs are less than {LEAST_STEPS} steps of the smallest model; take a larger --scale'
+            f'{budget:.3g} FLOPs are less than {plan.least_steps} steps of the smallest model; take a larger --scale'
         )
-    distances = [abs(math.log(parameters(plan, width) / guess)) for width in usable]
-    first = min(max(0, distances.index(min(distances)) - plan.sizes // 2), max(0, len(usable) - plan.sizes))
-    return tuple(usable[first : first + plan.sizes])
+    places = np.linspace(0, len(usable) - 1, min(plan.sizes, len(usable)))
+    return tuple(usable[round(place)] for place in places)
 
 
 def steps(plan: Plan, width: int, budget: float) -> int:

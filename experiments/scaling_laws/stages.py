@@ -20,8 +20,8 @@ from llm.sweep import registry, scaling
 from llm.sweep.experiment import run_sweep
 from llm.sweep.options import SweepOptions
 
-SPEED = 25e9  # FLOP/s that models of this size reach on two cores of a Xeon, to say how long it will take
-AROUND = 5  # seconds of a run that are not training: starting, compiling, evaluating, saving
+SPEED = 45e9  # FLOP/s that models of this size reach on two cores of a Xeon, to say how long it will take
+AROUND = 10  # seconds of a run that are not training: starting, compiling, evaluating, saving
 
 
 def run(out: pathlib.Path, plan: Plan, resamples: int, options: SweepOptions) -> None:

@@ -55,12 +55,12 @@ def run(args: Args) -> None:
 
     workdir = Workdir.open(args.workdir)
     runtime.prepare_host(workdir)
-    from llm.inference.conversation import STOP_IDS, Conversation
+    from llm.inference.conversation import Conversation
     from llm.inference.generate import load_generator
 
     sampling = _sampling(args)
     draft = None if args.draft is None else Workdir.open(args.draft)
-    generator = load_generator(workdir, args.step, args.ema, STOP_IDS, args.quantize, draft)
+    generator = load_generator(workdir, args.step, args.ema, True, args.quantize, draft)
     conversation = Conversation(generator, sampling, max_new_tokens=args.max_new_tokens, system=args.system)
     learned = {'next_token': 'to continue texts', 'reward_model': 'to judge answers'}
     if (kind := workdir.config().objective.kind) in learned:

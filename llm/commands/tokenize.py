@@ -19,13 +19,13 @@ _TEXT_HELP = 'what to tokenize; - reads stdin'
 class Args:
     text: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar='[TEXT]', help=_TEXT_HELP)] = ()
     workdir: str = ''  # take the tokenizer of this run
-    tokenizer: pathlib.Path | None = None  # or this model file
+    tokenizer: pathlib.Path | None = None  # or this model file of ours, or directory with a tokenizer.json
     chat: str = ''  # show the conversations, preferences or prompts of this JSONL file, or of tfds:NAME or task:NAME
     window: int = 0  # with --chat: cut off what data.sequence_length of this would; 0 cuts nothing
 
 
 def run(args: Args) -> None:
-    from llm.tokenizer import Tokenizer
+    from llm.tokenizer import open_any, open_workdir
     from llm.workdir import Workdir
 
     if bool(args.workdir) == bool(args.tokenizer):
@@ -34,7 +34,7 @@ def run(args: Args) -> None:
         raise UserError('tokenize takes one text, quoted if it has spaces, or --chat FILE')
     if args.window < 0 or (args.window and not args.chat):
         raise UserError(f'--window is {args.window}; it must be a number of tokens, and belongs to --chat')
-    tokenizer = Tokenizer.load(args.tokenizer or Workdir.open(args.workdir).tokenizer_file)
+    tokenizer = open_any(args.tokenizer) if args.tokenizer else open_workdir(Workdir.open(args.workdir).path)
     if args.chat:
         show_conversations(args.chat, tokenizer, args.window)
     else:
@@ -47,12 +47,14 @@ def show_pieces(text: str, tokenizer) -> None:
 
     data = sys.stdin.buffer.read() if text == '-' else text.encode('utf-8', 'surrogateescape')
     ids = tokenizer.encode(data)
-    if tokenizer.decode_bytes(ids) != data:
+    exact = tokenizer.decode_bytes(ids) == data
+    if tokenizer.exact and not exact:
         raise MachineError('the round trip failed: decoding the ids gives other bytes; please report the text')
     rows = [[i, tokenizer.piece(i), tokenizer.token_bytes(i).hex(' ')] for i in ids]
     print(units.table(['id', 'piece', 'bytes'], rows, left=3))
     ratio = f': {len(data) / len(ids):.3f} bytes per token' if ids else ''
-    print(f'\n{len(data):,} bytes in {len(ids):,} tokens{ratio}; the round trip is exact')
+    verdict = 'the round trip is exact' if exact else 'NOT EXACT: this tokenizer gives back another text'
+    print(f'\n{len(data):,} bytes in {len(ids):,} tokens{ratio}; {verdict}')
 
 
 def show_conversations(source: str, tokenizer, window: int) -> None:

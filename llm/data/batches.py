@@ -26,8 +26,8 @@ from jaxtyping import Float32, Int32, Int64
 from llm.config import Config, DataConfig
 from llm.data.token_store import TokenStore
 from llm.errors import UserError
-from llm.tokenizer import BOS, PAD
 
+PADDING = 0  # a token that every model knows; what it is makes no difference
 Batch = dict[str, Int32[np.ndarray, 'batch length'] | Float32[np.ndarray, 'batch length']]
 
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # batches made ahead of the training step
@@ -192,7 +192,7 @@ def _num_windows(store: TokenStore, length: int) -> int:
 
 def _empty(rows: int, length: int, document_masking: bool) -> Batch:
     """Padding only."""
-    batch = {name: np.full((rows, length), PAD, np.int32) for name in ('inputs', 'targets')}
+    batch = {name: np.full((rows, length), PADDING, np.int32) for name in ('inputs', 'targets')}
     batch['loss_weights'] = np.zeros((rows, length), np.float32)
     if document_masking:
         batch |= {name: np.zeros((rows, length), np.int32) for name in ('segment_ids', 'positions')}
@@ -205,11 +205,12 @@ def _cut(store: TokenStore, starts: Int64[np.ndarray, 'rows'], length: int, docu
     last = len(store.tokens) - 1
     tokens = store.tokens[np.minimum(place, last)].astype(np.int32)
     real = place[:, 1:] <= last  # has a target
-    inputs, targets = np.where(real, tokens[:, :-1], PAD), np.where(real, tokens[:, 1:], PAD)
-    rows = {'inputs': inputs, 'targets': targets, 'loss_weights': (real & (targets != BOS)).astype(np.float32)}
+    starts = store.is_start(np.minimum(place, last))
+    inputs, targets = (np.where(real, side, PADDING) for side in (tokens[:, :-1], tokens[:, 1:]))
+    rows = {'inputs': inputs, 'targets': targets, 'loss_weights': (real & ~starts[:, 1:]).astype(np.float32)}
     if not document_masking:
         return rows
-    is_start = inputs == BOS
+    is_start = starts[:, :-1] & real
     is_start[:, 0] = True  # or the rest of a document that began before the row
     segment_ids = np.cumsum(is_start, axis=1, dtype=np.int32)
     steps = np.broadcast_to(np.arange(length, dtype=np.int32), real.shape)

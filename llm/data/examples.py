@@ -22,7 +22,7 @@ from llm.data.preferences import PreferenceReader, PreferenceTable
 from llm.data.prompts import PromptReader, PromptTable
 from llm.data.rows import BadRow, Row, open_rows
 from llm.errors import UserError
-from llm.tokenizer import BOS, Tokenizer
+from llm.tokenizer import Tokenizer
 
 Table = InstructionTable | PreferenceTable | PromptTable
 Reader = InstructionReader | PreferenceReader | PromptReader
@@ -75,11 +75,7 @@ def prepare_examples(config: Config, tokenizer: Tokenizer, needs_held_out: bool 
         UserError: if a source is missing or empty, has a row that is wrong, has nothing to train on, or if nothing is
             held out; if the tokenizer knows more tokens than the model.
     """
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"the tokenizer's ids go up to {tokenizer.vocab_size - 1}, beyond model.vocab_size "
-            f'{config.model.vocab_size}; set that to at least {tokenizer.vocab_size}'
-        )
+    tokenizer.check_fits(config.model.vocab_size)
     reader = make_reader(config, tokenizer)
     train, held_out, sources = [], [], []
     seen: set[bytes] = set()
@@ -102,6 +98,12 @@ def prepare_examples(config: Config, tokenizer: Tokenizer, needs_held_out: bool 
         )
     _report(reader)
     tables = reader.table(train), reader.table(held_out)
+    for table in tables:
+        if table.largest_id >= config.model.vocab_size:
+            raise UserError(
+                f'the chat template writes token {table.largest_id}, beyond model.vocab_size '
+                f'{config.model.vocab_size}; use the tokenizer that the model was trained with'
+            )
     prompts = {example.prompt for source in train for example in source}
     statistics = {
         'train': tables[0].statistics,
@@ -222,8 +224,8 @@ class ExampleBatches:
 def held_out_batches(table: Table, batch_size: int, max_rows: int | None = None) -> Iterator[tuple[Batch, int]]:
     """The rows of a table in order, each once, with how many of a batch are real; the last is filled with empty ones.
 
-    An empty row counts for nothing: its loss weights, lengths and scores are 0. An empty prompt is a lone <bos>, so
-    that it can be continued like any other.
+    An empty row counts for nothing: its loss weights, lengths and scores are 0. An empty prompt is one token
+    of padding, so that it can be continued like any other.
 
     Args:
         table: the held-out side.
@@ -241,6 +243,5 @@ def held_out_batches(table: Table, batch_size: int, max_rows: int | None = None)
             for name, x in table.rows(indices).items()
         }
         if missing and 'prompts' in batch:
-            batch['prompts'][len(indices) :, 0] = BOS
             batch['prompt_lengths'][len(indices) :] = 1
         yield batch, len(indices)

@@ -20,6 +20,7 @@ from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.errors import UserError
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 
 class Instruction(NamedTuple):
@@ -94,9 +95,10 @@ class InstructionReader:
         else:
             messages = [*prompt, *completion]
             self.noted['more_in_messages'] += chat.has_more(messages)
-            ids, mask = chat.encode(self._tokenizer, messages)
+            ids, mask = chat.encode(self._tokenizer, messages, EXAMPLES_DAY)
             if prompt:
-                start = len(chat.encode_prompt(self._tokenizer, prompt))
+                asked = chat.encode_prompt(self._tokenizer, prompt, EXAMPLES_DAY)
+                start = chat.common_prefix(asked, ids)
                 mask[:start] = [False] * start
         room = self._config.data.sequence_length + 1  # the last id is a target alone
         if len(ids) > room:
@@ -133,6 +135,10 @@ class InstructionTable:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def largest_id(self) -> int:
+        return self._ids.largest
 
     @property
     def statistics(self) -> dict[str, Any]:

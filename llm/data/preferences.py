@@ -25,6 +25,7 @@ from llm.data.batches import Batch
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 _NO_MARGIN = 1e-30  # the score of a preference whose margin is 0: still a preference, unlike a tie
 
@@ -140,6 +141,7 @@ class PreferenceReader:
     def __init__(self, config: Config, tokenizer: Tokenizer):
         self._length, self._tokenizer = config.data.sequence_length, tokenizer
         self._pairs = isinstance(config.objective, DPO)
+        self._ends = chat.end_ids(tokenizer)
         self._largest = 2  # responses to a prompt
         self.dropped: Counter[str] = Counter()  # rows, by reason
         self.noted: Counter[str] = Counter()  # rows that were changed, by what was done
@@ -184,15 +186,15 @@ class PreferenceReader:
     def _encode(self, prompt: str | list[chat.Message], response: str, ended: bool) -> tuple[list[int], int]:
         """The ids of both, and how many are the prompt's."""
         ids, length = self._encode_ended(prompt, response)
-        return (ids if ended else ids[:-1]), length
+        return (ids if ended or ids[-1] not in self._ends else ids[:-1]), length
 
     def _encode_ended(self, prompt: str | list[chat.Message], response: str) -> tuple[list[int], int]:
         if isinstance(prompt, str):
             ids, length, whole = chat.encode_completion(self._tokenizer, prompt, response)
-            self.noted['prompt_not_a_prefix'] += not whole
-            return ids, length
-        ids = chat.encode_prompt(self._tokenizer, prompt)
-        return [*ids, *chat.encode_answer(self._tokenizer, response)], len(ids)
+        else:
+            ids, length, whole = chat.encode_exchange(self._tokenizer, prompt, response, EXAMPLES_DAY)
+        self.noted['prompt_not_a_prefix'] += not whole
+        return ids, length
 
     def table(self, sources: Sequence[Sequence[Preference]]) -> 'PreferenceTable':
         """Both sides' tables are as wide as the largest ranking of all rows that were read."""
@@ -235,6 +237,10 @@ class PreferenceTable:
     def tokens(self) -> Int32[np.ndarray, 'examples responses length']:
         """Prompt and response of all, right-padded; made anew each time."""
         return self.rows(np.arange(len(self)))['tokens']
+
+    @property
+    def largest_id(self) -> int:
+        return self._ids.largest
 
     @property
     def statistics(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from llm.data import split
 from llm.data.corpora import Corpus, Document, open_corpus
 from llm.data.token_store import StoreWriter, TokenStore, tokenize
 from llm.errors import UserError
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import GlassboxTokenizer, Tokenizer
 from llm.workdir import write_atomically
 
 _SIDES = ('train', 'held_out')
@@ -60,11 +60,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Prepared:
     corpora = [open_corpus(source, config.data) for source in config.data.corpora]
     if tokenizer is None:
         tokenizer = _cached_tokenizer(config, corpora)
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"the tokenizer's ids go up to {tokenizer.vocab_size - 1}, beyond model.vocab_size "
-            f'{config.model.vocab_size}; set that to at least {tokenizer.vocab_size}'
-        )
+    tokenizer.check_fits(config.model.vocab_size)
     key = _key(config, corpora, tokenizer=tokenizer.digest)
     names = ', '.join(config.data.corpora)
     folder = cache.entry(
@@ -74,6 +70,12 @@ def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Prepared:
         f'{names} in tokens of the tokenizer {tokenizer.digest[:12]}',
     )
     statistics = _read_statistics(folder)
+    if changed := statistics.get('changed_by_tokenizer'):
+        logging.warning(
+            '%d of %d documents do not come back from the tokenizer as they were: what it leaves out costs no bits, so '
+            'bits per byte are too low',
+            *(changed, sum(statistics[side]['documents'] for side in _SIDES)),
+        )
     stores = {
         side: [
             TokenStore.open(folder / f'{side}-{i}') for i, c in enumerate(statistics['corpora']) if c[side]['documents']
@@ -132,13 +134,14 @@ def _cached_tokenizer(config: Config, corpora: list[Corpus]) -> Tokenizer:
     key = _key(config, corpora, **settings)
     description = f'{config.tokenizer.kind} of {config.model.vocab_size}, learned from {", ".join(config.data.corpora)}'
     folder = cache.entry('tokenizers', key, build, description)
-    return Tokenizer.load(folder / 'tokenizer.model')
+    return GlassboxTokenizer.load(folder / 'tokenizer.model')
 
 
 def _build_stores(folder: pathlib.Path, corpora: list[Corpus], tokenizer: Tokenizer) -> None:
     duplicates = split.Deduplicator()
     writers: dict[tuple[int, str], StoreWriter] = {}
     total = sum(corpus.bytes for corpus in corpora)
+    changed = 0  # documents that do not come back as they were
     with tqdm.tqdm(
         desc='tokenising', total=total, unit='B', unit_scale=True, file=sys.stderr, disable=None
     ) as progress:
@@ -146,18 +149,24 @@ def _build_stores(folder: pathlib.Path, corpora: list[Corpus], tokenizer: Tokeni
             if (i, side) not in writers:
                 writers[i, side] = StoreWriter(folder / f'{side}-{i}', corpora[i].source, tokenizer)
             writers[i, side].add(document, ids)
+            changed += not tokenizer.exact and tokenizer.decode_bytes(ids) != document.text
             progress.update(len(document.text))
     for writer in writers.values():
         writer.finish()
     stores = {place: TokenStore.open(folder / f'{place[1]}-{place[0]}', verify=False) for place in writers}
-    statistics = _statistics(stores, corpora, duplicates) | {
+    statistics = _statistics(stores, corpora, duplicates, tokenizer) | {
         'tokenizer': {'vocab_size': tokenizer.vocab_size, 'sha256': tokenizer.digest}
     }
+    if not tokenizer.exact:
+        statistics['changed_by_tokenizer'] = changed
     write_atomically(folder / 'statistics.json', json.dumps(statistics, indent=2) + '\n')
 
 
 def _statistics(
-    stores: dict[tuple[int, str], TokenStore], corpora: list[Corpus], duplicates: split.Deduplicator
+    stores: dict[tuple[int, str], TokenStore],
+    corpora: list[Corpus],
+    duplicates: split.Deduplicator,
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """Documents, UTF-8 bytes and predicted tokens per corpus and side, and what the two sides share."""
 
@@ -170,7 +179,7 @@ def _statistics(
     sizes = {name: size(side(name)) for name in _SIDES}
     copied_tokens, copied_documents = 0, 0
     for store in side('held_out'):
-        copied = split.copied_tokens(store.tokens, (s.tokens for s in side('train')))
+        copied = split.copied_tokens(store.tokens, (s.tokens for s in side('train')), start_id=tokenizer.start_id)
         copied_tokens += int(copied.sum())
         copied_documents += int(np.count_nonzero(np.add.reduceat(copied, store.offsets[:-1], dtype=np.int64)))
     return {

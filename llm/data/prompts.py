@@ -20,6 +20,7 @@ from llm.data.batches import Batch
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 _TAKEN = ('prompts', 'completions')  # what a reward function gets anyway
 
@@ -59,7 +60,9 @@ def parse(fields: dict[str, Any]) -> tuple[str | list[chat.Message], dict[str, A
 
 def encode(tokenizer: Tokenizer, prompt: str | list[chat.Message]) -> list[int]:
     """The ids of a prompt, of either kind."""
-    return (chat.encode_text if isinstance(prompt, str) else chat.encode_prompt)(tokenizer, prompt)
+    if isinstance(prompt, str):
+        return chat.encode_text(tokenizer, prompt)
+    return chat.encode_prompt(tokenizer, prompt, EXAMPLES_DAY)
 
 
 class PromptReader:
@@ -101,6 +104,10 @@ class PromptTable:
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    @property
+    def largest_id(self) -> int:
+        return self._ids.largest
 
     @property
     def statistics(self) -> dict[str, Any]:

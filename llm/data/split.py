@@ -42,7 +42,10 @@ class Deduplicator:
 
 
 def copied_tokens(
-    held_out: Integer[np.ndarray, 'held_out'], train: Iterable[Integer[np.ndarray, '_']], run_length: int = RUN_LENGTH
+    held_out: Integer[np.ndarray, 'held_out'],
+    train: Iterable[Integer[np.ndarray, '_']],
+    run_length: int = RUN_LENGTH,
+    start_id: int = BOS,
 ) -> Bool[np.ndarray, 'held_out']:
     """Marks the held-out tokens that lie in a run of at least `run_length` tokens that occurs in a training stream.
 
@@ -53,9 +56,10 @@ def copied_tokens(
         held_out: token ids of held-out documents, one after the other.
         train: streams of training documents.
         run_length: a power of two.
+        start_id: the token that starts a document.
     """
     marks = np.zeros(len(held_out), bool)
-    wanted, has_window = _window_hashes(held_out, run_length)
+    wanted, has_window = _window_hashes(held_out, start_id, run_length)
     starts = np.flatnonzero(has_window)
     unique, inverse = np.unique(wanted[starts], return_inverse=True)
     if not len(unique):
@@ -63,7 +67,7 @@ def copied_tokens(
     found = np.zeros(len(unique), bool)
     for stream in train:
         for start in range(0, len(stream), _CHUNK):
-            hashes, has_window = _window_hashes(stream[start : start + _CHUNK + run_length - 1], run_length)
+            hashes, has_window = _window_hashes(stream[start : start + _CHUNK + run_length - 1], start_id, run_length)
             place = np.minimum(np.searchsorted(unique, hashes), len(unique) - 1)
             found[place[(unique[place] == hashes) & has_window]] = True
     # A window marks all its tokens: count windows opened minus windows closed.
@@ -75,7 +79,7 @@ def copied_tokens(
 
 
 def _window_hashes(
-    tokens: Integer[np.ndarray, 'n'], length: int
+    tokens: Integer[np.ndarray, 'n'], start_id: int, length: int
 ) -> tuple[UInt64[np.ndarray, 'windows'], Bool[np.ndarray, 'windows']]:
     """The hash of each window of `length` tokens, and whether the window stays within a document.
 
@@ -91,7 +95,7 @@ def _window_hashes(
         while size < length:
             hashes = hashes[:-size] * base + hashes[size:]
             base, size = base * base, 2 * size
-    breaks = np.concatenate([[0], np.cumsum(tokens == BOS)])
+    breaks = np.concatenate([[0], np.cumsum(tokens == start_id)])
     return hashes, breaks[length:] == breaks[:-length]
 
 

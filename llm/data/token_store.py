@@ -6,7 +6,8 @@
     identities.json   each document's identity
     meta.json         where it comes from, and the SHA-256 of the other files
 
-A store holds one side, train or held-out, of one corpus.
+A store holds one side, train or held-out, of one corpus. BOS is the tokenizer's `start_id`, EOS its `end_id`. They may
+be one token, so a document's start is told by the offsets alone.
 """
 
 import functools
@@ -20,11 +21,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Bool, Int64, Integer, UInt
 
 from llm.data.corpora import Document
 from llm.errors import UserError
-from llm.tokenizer import BOS, EOS, Tokenizer
+from llm.tokenizer import Tokenizer
 from llm.workdir import write_atomically
 
 _INDEX = np.dtype('<i8')
@@ -93,6 +94,10 @@ class TokenStore:
     def identities(self) -> list[str]:
         return json.loads((self.path / 'identities.json').read_text(encoding='utf-8'))
 
+    def is_start(self, places: Integer[np.ndarray, '*shape']) -> Bool[np.ndarray, '*shape']:
+        """Whether a document begins at each of these places of the stream."""
+        return self.offsets[np.searchsorted(self.offsets, places, side='right') - 1] == places
+
     def document(self, index: int) -> UInt[np.ndarray, '_']:
         """The tokens of one document, without BOS and EOS."""
         return self.tokens[self.offsets[index] + 1 : self.offsets[index + 1] - 1]
@@ -104,13 +109,14 @@ class StoreWriter:
     def __init__(self, path: pathlib.Path, source: str, tokenizer: Tokenizer):
         path.mkdir()
         self._path, self._source, self._tokenizer = path, source, tokenizer
+        self._start, self._end = tokenizer.start_id, tokenizer.end_id
         self._dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
         self._file = open(path / 'tokens.bin', 'wb')  # noqa: SIM115 - closed by finish
         self._offsets, self._bytes, self._identities = [0], [], []
 
     def add(self, document: Document, ids: Sequence[int]) -> None:
         # Not np.tofile and np.save, which do not say why when the disk is full.
-        self._file.write(np.array([BOS, *ids, EOS], self._dtype).tobytes())
+        self._file.write(np.array([self._start, *ids, self._end], self._dtype).tobytes())
         self._offsets.append(self._offsets[-1] + len(ids) + 2)
         self._bytes.append(len(document.text))
         self._identities.append(document.identity)

@@ -14,12 +14,11 @@ from llm.data.instructions import InstructionReader
 from llm.data.preferences import PreferenceReader
 from llm.data.rows import BadRow, Row
 from llm.errors import UserError
-from llm.tokenizer import FIRST_BYTE, SPECIAL_TOKENS, Tokenizer
+from llm.tokenizer import Tokenizer
 
 _UNLIMITED = 1 << 24  # tokens: the window when none is asked for
 _RESET = '\x1b[0m'
 _TRAINED, _SPECIAL, _TRAINED_SPECIAL, _HEADING = '\x1b[30;42m', '\x1b[36m', '\x1b[1;30;42m', '\x1b[1m'
-_LOOKS_SPECIAL = re.compile('|'.join(map(re.escape, SPECIAL_TOKENS)))
 _MARKS = '⟦', '⟧'  # around what is trained on, where there is no colour
 
 
@@ -67,6 +66,8 @@ class Viewer:
             model=ModelConfig(context_length=window), data=DataConfig(sequence_length=window), objective=SFT()
         )
         self._tokenizer, self._colour = tokenizer, colour
+        longest_first = sorted(tokenizer.special.values(), key=len, reverse=True)
+        self._looks_special = re.compile('|'.join(map(re.escape, longest_first)) or '(?!)')
         self._instructions = InstructionReader(base, tokenizer)
         self._preferences = PreferenceReader(dataclasses.replace(base, objective=RewardModel()), tokenizer)
         self.counts = Counts()
@@ -122,11 +123,11 @@ class Viewer:
         parts = []
         for trained, run in itertools.groupby(zip(sequence.ids, sequence.mask), key=lambda pair: pair[1]):
             marked = ''
-            for special, ids in itertools.groupby((i for i, _ in run), key=lambda i: i < FIRST_BYTE):
+            for special, ids in itertools.groupby((i for i, _ in run), key=self._tokenizer.special.__contains__):
                 if special:
                     text = ''.join(map(self._tokenizer.piece, ids))
                 else:
-                    text = _plain(self._tokenizer.decode(ids))
+                    text = self._plain(self._tokenizer.decode(ids, continued=True))
                 if self._colour:
                     style = (_TRAINED_SPECIAL if trained else _SPECIAL) if special else _TRAINED if trained else ''
                     # A background that is on at the end of a line would run on to the terminal's edge.
@@ -135,16 +136,15 @@ class Viewer:
             parts.append(f'{_MARKS[0]}{marked}{_MARKS[1]}' if trained and not self._colour else marked)
         return ''.join(parts)
 
+    def _plain(self, text: str) -> str:
+        """Text fit for a terminal: control characters escaped, a backslash before what spells a special token."""
+        text = ''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in text)
+        return self._looks_special.sub(r'\\\g<0>', text)
+
 
 def _number(x: float) -> str:
     """Without more digits than it needs; the 1e-30 of a preference without a margin is 0."""
     return f'{x:.6f}'.rstrip('0').rstrip('.')
-
-
-def _plain(text: str) -> str:
-    """Text fit for a terminal: control characters escaped, a backslash before what spells a special token."""
-    text = ''.join(c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in text)
-    return _LOOKS_SPECIAL.sub(r'\\\g<0>', text)
 
 
 def _read(reader: InstructionReader | PreferenceReader, fields: dict[str, Any]) -> tuple[list[Any], str]:

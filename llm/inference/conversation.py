@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 
 from llm import chat
-from llm.chat import END, USER, Message
+from llm.chat import Message
 from llm.errors import UserError
 from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
-
-STOP_IDS = (END, USER)  # a model that opens somebody else's turn has finished its own
 
 
 class Conversation:
@@ -30,7 +28,7 @@ class Conversation:
     ):
         """
         Args:
-            generator: made with `STOP_IDS`.
+            generator: made with `llm.chat.stop_ids`.
             sampling: how answers are drawn; its seed is the first answer's.
             max_new_tokens: most tokens of an answer; None is half of the context.
             system: what the model is told first.
@@ -98,6 +96,8 @@ class Conversation:
 
         def read():
             for piece in pieces:
+                if not answer['content'] and generator.tokenizer.leading_space:
+                    piece = piece.removeprefix(' ')  # no text of the model's: its tokenizer marks a beginning so
                 answer['content'] += piece
                 yield piece
 

@@ -14,7 +14,7 @@ from llm.inference.quantization import Bits
 from llm.inference.sampling import SamplingParams
 from llm.inference.speculative import Draft, SpeculativeDecoder, check_draft
 from llm.model.transformer import Transformer
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, open_workdir
 from llm.workdir import Workdir
 
 Prompt = str | bytes | Sequence[int]
@@ -68,7 +68,7 @@ class Transcript:
         if token in self.stop_ids:
             self.finish('stop_token')
         else:
-            self._append(self._utf8.decode(self.tokenizer.decode_bytes([token])))
+            self._append(self._utf8.decode(self.tokenizer.token_bytes(token)))
 
     def finish(self, reason: FinishReason) -> None:
         """Ends the text, unless it has ended; a character that stayed unfinished is shown as U+FFFD."""
@@ -99,9 +99,9 @@ class Transcript:
 class Generator:
     """A model, its parameters and its tokenizer, ready to write.
 
-    A prompt is text (UTF-8 where it is bytes), or ids (a conversation with its role tokens, say). It gets one
-    beginning-of-sequence token, unless its ids begin with one. Writing ends at the end-of-sequence token or at one of
-    `stop_ids`.
+    A prompt is text (UTF-8 where it is bytes), which gets what the tokenizer puts before one (ours a
+    beginning-of-sequence token), or ids, which are taken as they are (a conversation with its role tokens, say).
+    Writing ends at the tokenizer's end-of-sequence tokens or at one of `stop_ids`.
     """
 
     def __init__(
@@ -119,13 +119,10 @@ class Generator:
         Raises:
             UserError: if the tokenizer has tokens that the model does not know.
         """
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(
-                f'the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}; '
-                'use the tokenizer that the model was trained with'
-            )
+        tokenizer.check_fits(model.config.vocab_size)
         self.model, self.params, self.tokenizer = model, prepared.ready(params, model.config), tokenizer
-        self.stop_ids = (tokenizer.eos_id, *stop_ids)
+        known = (i for i in (*tokenizer.stop_ids, *stop_ids) if i < model.config.vocab_size)
+        self.stop_ids = tuple(dict.fromkeys(known))
         self.draft = draft
         if draft is not None:
             check_draft(model, draft)
@@ -218,9 +215,8 @@ class Generator:
         return completions
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt, beginning with <bos>."""
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str | bytes) else list(prompt)
-        return ids if ids[:1] == [self.tokenizer.bos_id] else [self.tokenizer.bos_id, *ids]
+        """The ids of a prompt."""
+        return self.tokenizer.encode_text(prompt) if isinstance(prompt, str | bytes) else list(prompt)
 
     def _start(
         self, prompts, settings, max_new_tokens, stop, past_context
@@ -252,7 +248,7 @@ def load_generator(
     workdir: Workdir,
     step: int | None = None,
     ema: bool = False,
-    stop_ids: Sequence[int] = (),
+    chat: bool = False,
     quantize: Bits | None = None,
     draft: Workdir | None = None,
     draft_tokens: int = 4,
@@ -263,7 +259,7 @@ def load_generator(
         workdir: the run's.
         step: which checkpoint; None is the newest good one.
         ema: with the averaged parameters instead of the raw ones.
-        stop_ids: tokens that end a text, besides the end-of-sequence token.
+        chat: a text is an answer in a conversation, so it ends where the model opens another turn, too.
         quantize: to how many bits the weights are rounded, see `llm.inference.quantization`.
         draft: run of a small model, of the same tokenizer, that drafts what this one then reads; its newest checkpoint.
         draft_tokens: drafted at a time.
@@ -271,12 +267,14 @@ def load_generator(
     Raises:
         UserError: if there is no such checkpoint, or it is damaged, or the draft model does not go with this one.
     """
+    from llm import chat as conversations
     from llm import runtime
     from llm.training import checkpoint
 
     config = runtime.usable_config(workdir)
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    tokenizer = open_workdir(workdir.path)
     _, params = checkpoint.load_params(workdir, step, ema)
+    stop_ids = conversations.stop_ids(tokenizer) if chat else ()
     drafter = None
     if draft is not None:
         small = load_generator(draft)

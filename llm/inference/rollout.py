@@ -5,6 +5,8 @@ is drawn does not depend on which rows it shares a device with, and equals what 
 same seed at the same temperature.
 """
 
+import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,9 @@ from llm.inference.decode import next_logits, prefill
 from llm.inference.prepared import prepare
 from llm.model.kv_cache import KVCache
 from llm.model.transformer import Transformer
-from llm.tokenizer import EOS, PAD
+from llm.tokenizer import EOS
+
+PADDING = 0  # a token that every model knows; what it is makes no difference
 
 
 class Rollout(NamedTuple):
@@ -47,6 +51,7 @@ def rollout(
     temperature: float | Float[Array, ''],
     *,
     stop_early: bool = True,
+    end_ids: tuple[int, ...] = (EOS,),
 ) -> Rollout:
     """Continues each prompt until EOS, or for `max_new_tokens` tokens.
 
@@ -60,6 +65,7 @@ def rollout(
         temperature: positive; logits are divided by it, in sampling and in the log-probabilities reported.
         stop_early: stop when every row has ended. Under `vmap`, False is faster: a loop whose end is not the same for
             all copies has to keep the old state of those that have ended.
+        end_ids: the tokens that end a response, any of them; "EOS" above.
 
     Returns:
         Rows of prompt_length + max_new_tokens tokens.
@@ -83,12 +89,12 @@ def rollout(
         draw = lambda key, row: jax.random.categorical(jax.random.fold_in(key, at), row)
         token = jax.vmap(draw)(keys, distribution).astype(jnp.int32)
         logprob = jnp.take_along_axis(distribution, token[:, None], axis=-1)
-        drawn = jax.lax.dynamic_update_slice(drawn, jnp.where(done, PAD, token)[:, None], (0, at))
+        drawn = jax.lax.dynamic_update_slice(drawn, jnp.where(done, PADDING, token)[:, None], (0, at))
         logprobs = jax.lax.dynamic_update_slice(logprobs, jnp.where(done[:, None], 0.0, logprob), (0, at))
-        return at + 1, cache, token, done | (token == EOS), drawn, logprobs
+        return at + 1, cache, token, done | _is_any(token, end_ids), drawn, logprobs
 
     unfinished = lambda carry: (carry[0] < max_new_tokens) & ~jnp.all(carry[3])
-    drawn = jnp.full((seeds.shape[0], max_new_tokens), PAD, jnp.int32)
+    drawn = jnp.full((seeds.shape[0], max_new_tokens), PADDING, jnp.int32)
     logprobs = jnp.zeros(drawn.shape, jnp.float32)
     start = jnp.zeros((), jnp.int32), cache, last, jnp.zeros(seeds.shape, bool), drawn, logprobs
     if stop_early:
@@ -101,11 +107,15 @@ def rollout(
     place = jnp.arange(width + max_new_tokens)[None, :]
     response = jnp.clip(place - prompt_lengths[:, None], 0, max_new_tokens - 1)
     inside = (place >= prompt_lengths[:, None]) & (place < lengths[:, None])
-    prompts = jnp.where(place[:, :width] < prompt_lengths[:, None], prompts, PAD)
-    prompts = jnp.pad(prompts, ((0, 0), (0, max_new_tokens)), constant_values=PAD)
+    prompts = jnp.where(place[:, :width] < prompt_lengths[:, None], prompts, PADDING)
+    prompts = jnp.pad(prompts, ((0, 0), (0, max_new_tokens)), constant_values=PADDING)
     tokens = jnp.where(inside, jnp.take_along_axis(drawn, response, axis=1), prompts).astype(jnp.int32)
     logprobs = jnp.where(inside, jnp.take_along_axis(logprobs, response, axis=1), 0.0)
     return Rollout(tokens, prompt_lengths, lengths, logprobs, done)
+
+
+def _is_any(token: Int[Array, 'rows'], ids: tuple[int, ...]) -> Bool[Array, 'rows']:
+    return functools.reduce(operator.or_, [token == i for i in ids])
 
 
 def _read(model, params, prompts, prompt_lengths, capacity) -> KVCache:

@@ -14,7 +14,7 @@ from llm.model.attention_reference import dot_product_attention
 from llm.model.dtypes import activation_dtype
 from llm.model.kv_cache import LayerCache
 from llm.model.linear import Linear, multiply_together
-from llm.model.masks import inside_window
+from llm.model.masks import UNBOUNDED, inside_window
 from llm.model.norms import Norm
 from llm.model.parametrization import attention_scale
 from llm.model.positions import alibi_slopes
@@ -33,6 +33,7 @@ class Context(NamedTuple):
     distance: Float[Array, 'batch query key'] | None  # query position - key position, for ALiBi
     write_at: Int[Array, 'batch'] | None  # where new keys go in the cache; None without one
     example_ids: Int[Array, 'batch']  # which row of the global batch this is, for dropout
+    local_rope: tuple[Array, Array] | None = None  # of layers with a window, where theirs are others
 
 
 class Attention(nn.Module):
@@ -55,7 +56,12 @@ class Attention(nn.Module):
             query = Norm(config, kind='rmsnorm', name='query_norm')(query)
             key = Norm(config, kind='rmsnorm', name='key_norm')(key)
         if context.rope is not None:
-            query, key = apply_rope(query, context.rope), apply_rope(key, context.rope)
+            angles = context.rope
+            if context.local_rope is not None:
+                angles = tuple(
+                    jnp.where(window < UNBOUNDED, local, shared) for local, shared in zip(context.local_rope, angles)
+                )
+            query, key = apply_rope(query, angles), apply_rope(key, angles)
         query = constrain(query, 'batch', 'heads', 'length', None)
         key, value = (constrain(x, 'batch', 'heads', None, None) for x in (key, value))  # of all positions
         if cached is not None:

@@ -16,11 +16,11 @@ from llm.model.dtypes import wide
 from llm.model.embedding import Embedding
 from llm.model.kv_cache import KVCache, LayerCache
 from llm.model.linear import Linear, row_major_products
-from llm.model.masks import make_mask
+from llm.model.masks import UNBOUNDED, make_mask
 from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
 from llm.model.positions import LearnedPositions, sinusoidal
-from llm.model.rope import rope_angles
+from llm.model.rope import model_angles
 from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
@@ -130,15 +130,17 @@ class Transformer(nn.Module):
         if cache is not None or self._shows_weights() or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
             mask = make_mask('causal', index, key_index, **segments, key_length=key_length)
+        rope, local_rope = model_angles(positions, config) if config.position == 'rope' else (None, None)
         context = Context(
             mask=mask,
             segment_ids=query_segments,
             query_index=index,
             key_index=key_index,
-            rope=self._rope(positions) if config.position == 'rope' else None,
+            rope=rope,
             distance=self._distance(positions, key_index, cache) if config.position == 'alibi' else None,
             write_at=write_at,
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
+            local_rope=local_rope,
         )
         x = self.embedding(tokens)
         if config.position == 'learned':
@@ -197,11 +199,7 @@ class Transformer(nn.Module):
         windows = self.config.layer_windows
         if all(window is None for window in windows):
             return None
-        return jnp.array([2**30 if window is None else window for window in windows], jnp.int32)
-
-    def _rope(self, positions):
-        config = self.config
-        return rope_angles(positions, config.key_size, config.rope_base, wide(config.compute_dtype))
+        return jnp.array([UNBOUNDED if window is None else window for window in windows], jnp.int32)
 
     def _distance(self, positions, key_index, cache):
         keys = positions if cache is None else jnp.broadcast_to(key_index, (positions.shape[0], key_index.shape[1]))

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
-from llm import runtime
+from llm import chat, runtime
 from llm.chat import Message
 from llm.config import GRPO, DataConfig, LoRAConfig, ParallelConfig, RewardConfig, RolloutConfig
 from llm.data.examples import prepare_examples
@@ -23,9 +23,9 @@ from llm.inference.rollout import rollout
 from llm.model.transformer import Transformer
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.row_programs import RowPrograms
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import open_workdir
 from llm.training.checkpoint import load_params
-from llm.training.rewards import RewardSource, completion_ids
+from llm.training.rewards import RewardSource, completion_ids, completion_texts
 from llm.workdir import Workdir
 
 ROWS = 128  # answers drawn together
@@ -98,7 +98,7 @@ def draw_answers(
         lora=LoRAConfig(),  # the parameters that are loaded are the whole model's
         parallel=ParallelConfig(),
     )
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    tokenizer = open_workdir(workdir.path)
     prepared = prepare_examples(config, tokenizer, needs_held_out=held_out)
     table = prepared.held_out if held_out else prepared.train
     chosen = np.arange(len(table))
@@ -118,10 +118,10 @@ def draw_answers(
     mesh = mesh_lib.one_device()
     programs = RowPrograms(mesh, mapped=False)
     rewards = RewardSource(config, mesh, tokenizer, programs)
-    model = Transformer(config.model)
+    model, ends = Transformer(config.model), chat.end_ids(tokenizer)
     draw = programs.compile(
         lambda params, prompts, lengths, seeds: rollout(
-            model, params, prompts, lengths, seeds, new, rolled.temperature
+            model, params, prompts, lengths, seeds, new, rolled.temperature, end_ids=ends
         ),
         (None, 0, 0, 0),
         0,
@@ -135,7 +135,7 @@ def draw_answers(
             drawn = draw(params, batch['prompts'][:, :width], batch['prompt_lengths'], seeds[rows].reshape(-1))
             given = rewards(drawn, lambda rows=rows: table.columns(chosen[rows]), number + 1)
             ids, counts = jax.device_get(completion_ids(drawn, new))
-            found = [tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
+            found = completion_texts(tokenizer, ids, counts, table.columns(chosen[rows])['prompts'])
             texts += [found[i * samples : (i + 1) * samples] for i in range(real)]
             ended.append(np.asarray(drawn.ended).reshape(-1, samples)[:real])
             scores.append(np.asarray(given).reshape(-1, samples)[:real])

@@ -19,6 +19,7 @@ from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
 from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
+from llm.tokenizer import has_tokenizer
 from llm.training import divergence
 from llm.training.checkpoint import Checkpoints, params_sha256, save_frozen
 from llm.training.evaluate import make_evaluator
@@ -107,8 +108,8 @@ class Attempt:
         """
         if distributed.is_main():
             self.workdir.write_runtime(choices)
-            if not self.workdir.tokenizer_file.is_file():
-                self.data.tokenizer.save(self.workdir.tokenizer_file)
+            if not has_tokenizer(self.workdir.path):
+                self.data.tokenizer.save_in(self.workdir.path)
             self.workdir.write_config(config)
 
     def start(self) -> None:
@@ -168,7 +169,7 @@ class Attempt:
         """Continues the config's prompt; after fine-tuning, answers the first held-out one."""
         tokenizer, prompt = self.data.tokenizer, self.config.evaluation.sample_prompt
         if isinstance(self.config.objective, NextToken):
-            ids = tokenizer.encode(prompt)
+            ids = tokenizer.encode_text(prompt)
         else:
             ids = self.data.held_out.prompt(0)
             prompt = tokenizer.decode(ids)

@@ -10,7 +10,7 @@ from llm import runtime
 from llm.config import DPO, Config, NextToken, Online, ParallelConfig, RewardModel
 from llm.errors import UserError
 from llm.parallel import mesh as mesh_lib
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import open_workdir
 from llm.training.checkpoint import load_params, params_sha256
 from llm.training.initialize import begin
 from llm.training.reference import attach_reference, needs_reference
@@ -69,7 +69,7 @@ def evaluate_checkpoint(
             '--quantize is measured on text, and this run is measured by preferences or reward; leave it out'
         )
     config = dataclasses.replace(config, parallel=ParallelConfig())
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    tokenizer = open_workdir(workdir.path)
     step, params = load_params(workdir, step, ema)
     mesh = mesh_lib.make_mesh(config.parallel)
     data = load_data(config, tokenizer)

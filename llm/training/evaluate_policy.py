@@ -35,7 +35,8 @@ class PolicyEvaluator:
         )
         self._local = slice(*step.local_rows)
         self._hyper = hyperparameters(config)
-        self._draw = step.programs.compile(make_rollout(config, step.programs.axis), (None, 0, None), 0)
+        draw = make_rollout(config, step.programs.axis, end_ids=step.end_ids)
+        self._draw = step.programs.compile(draw, (None, 0, None), 0)
         self._samples = config.objective.rollout.samples_per_prompt
 
     def measure(self, params: Any, max_windows: int | None = None) -> dict[str, float]:

@@ -11,10 +11,13 @@ import numpy as np
 from llm.config import Config, ModelConfig, NextToken
 from llm.data.batches import held_out_windows
 from llm.data.examples import held_out_batches
+from llm.data.token_store import TokenStore
 from llm.model import Transformer
 from llm.objectives import next_token
 from llm.parallel import mesh as mesh_lib
 from llm.tokenizer import Tokenizer
+
+_CHUNK = 1 << 20  # tokens looked up at once
 
 
 @functools.lru_cache(maxsize=8)
@@ -37,7 +40,8 @@ class TextEvaluator:
 
     Every token of the held-out documents is predicted once, EOS included and BOS not; windows follow each other without
     overlap and each starts without context, unless a stride is asked for. Bits are divided by the UTF-8 bytes of the
-    predicted tokens, which over a whole set are the bytes of its documents.
+    predicted tokens, which over a whole set are the bytes of its documents: where a tokenizer's tokens do not add up to
+    these (a space before the first word, text that it normalises), each counts in proportion.
     """
 
     def __init__(self, config: Config, tokenizer: Tokenizer, held_out: Any, mesh: jax.sharding.Mesh):
@@ -49,7 +53,8 @@ class TextEvaluator:
             mesh: the devices.
         """
         self._config, self._held_out, self._mesh = config, held_out, mesh
-        self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+        self._exact = tokenizer.exact
+        self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(config.model.vocab_size)], np.int64)
         self._rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
         self._local = slice(*mesh_lib.local_rows(mesh, self._rows))
         self._likelihoods = _likelihoods(config.model, mesh)
@@ -65,7 +70,7 @@ class TextEvaluator:
             stride: start a window every `stride` tokens and count only its last `stride` targets.
         """
         nats = tokens = size = 0.0
-        for batch in self._batches(max_windows, stride):
+        for batch, scale in self._batches(max_windows, stride):
             weights = batch['loss_weights']
             local = {name: x[self._local] for name, x in batch.items()}
             with jax.set_mesh(self._mesh):
@@ -73,22 +78,30 @@ class TextEvaluator:
             nll = np.asarray(nll, np.float64)
             nats += float(np.sum(nll * weights))
             tokens += float(np.sum(weights))
-            size += float(np.sum(self._byte_lengths[batch['targets']] * weights))
+            size += float(np.sum(self._byte_lengths[batch['targets']] * weights)) * scale
         loss = nats / tokens
         return {
             'loss': loss,
             'perplexity': math.exp(min(loss, 700)),
             'bits_per_byte': nats / math.log(2) / max(size, 1),
             'tokens': int(tokens),
-            'bytes': int(size),
+            'bytes': round(size),
         }
 
-    def _batches(self, max_windows, stride) -> Iterable[dict[str, np.ndarray]]:
+    def _batches(self, max_windows, stride) -> Iterable[tuple[dict[str, np.ndarray], float]]:
+        """Batches, and by how much the bytes of their documents are more than those of their tokens."""
         if not isinstance(self._held_out, list):
             for batch, _ in held_out_batches(self._held_out, self._rows, max_windows):
-                yield batch
+                yield batch, 1.0
             return
         data = self._config.data
         each = None if max_windows is None else -(-max_windows // len(self._held_out))
         for store in self._held_out:
-            yield from held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride, each)
+            scale = 1.0 if self._exact else store.num_bytes / max(1, self._token_bytes(store))
+            for batch in held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride, each):
+                yield batch, scale
+
+    def _token_bytes(self, store: TokenStore) -> int:
+        """Bytes of all tokens of a store."""
+        chunks = (store.tokens[at : at + _CHUNK] for at in range(0, len(store.tokens), _CHUNK))
+        return sum(int(self._byte_lengths[chunk].sum()) for chunk in chunks)

@@ -9,7 +9,7 @@ from llm.config import NextToken
 from llm.data.prepare import prepare
 from llm.inference.generate import Generator
 from llm.model import Transformer
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import open_workdir
 from llm.training.checkpoint import load_params
 from llm.workdir import Workdir
 
@@ -22,7 +22,7 @@ def report(workdir: Workdir) -> pathlib.Path:
     config = runtime.usable_config(workdir)
     if not isinstance(config.objective, NextToken):
         return write_report(workdir)
-    tokenizer = Tokenizer.load(workdir.tokenizer_file)
+    tokenizer = open_workdir(workdir.path)
     _, params = load_params(workdir)
     generator = Generator(Transformer(config.model), params, tokenizer)
     prompt = config.evaluation.sample_prompt

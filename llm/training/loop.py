@@ -16,7 +16,7 @@ from llm.config import Config
 from llm.errors import MachineError, UserError
 from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, has_tokenizer, open_workdir
 from llm.training.attempt import Attempt
 from llm.training.signals import StopSignal
 from llm.training.stages import load_data, train_batches
@@ -117,9 +117,9 @@ def _stopping(run: Attempt, stop: StopSignal) -> bool:
 
 def existing_tokenizer(config: Config, workdir: Workdir) -> Tokenizer | None:
     """The tokenizer of this run, or of the run it starts from; None if one has to be trained."""
-    if not workdir.tokenizer_file.is_file() and config.init_from.workdir:
+    if not has_tokenizer(workdir.path) and config.init_from.workdir:
         workdir = Workdir.open(config.init_from.workdir)
-    return Tokenizer.load(workdir.tokenizer_file) if workdir.tokenizer_file.is_file() else None
+    return open_workdir(workdir.path) if has_tokenizer(workdir.path) else None
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import jax
 from llm import config_json
 from llm.config import CheckpointConfig, LoRAConfig
 from llm.errors import UserError
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import open_workdir
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import new_record
 from llm.training.train_state import keeps_base, state_from_params
@@ -50,7 +50,7 @@ def merge(source: Workdir, target: Workdir, step: int | None = None) -> int:
     checkpoints.save(step, state.stored(), new_record() | {'config': config_json.to_dict(merged)}, CheckpointConfig())
     checkpoints.finish(CheckpointConfig())
     checkpoints.close()
-    Tokenizer.load(source.tokenizer_file).save(target.tokenizer_file)
+    open_workdir(source.path).save_in(target.path)
     target.write_runtime(source.runtime())
     target.write_config(merged)
     message = f'{source.path} at step {step}, adapters merged'

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from llm import chat
 from llm.config import Config
 from llm.errors import UserError
 from llm.inference.rollout import Rollout
@@ -46,7 +47,8 @@ class PolicyStep:
         self.local_rows = mesh_lib.local_rows(mesh, config.training.batch_size)
         self.rewards = RewardSource(config, mesh, prepared.tokenizer, self.programs)
         axis = self.programs.axis
-        self._draw = self.programs.compile(make_rollout(config, axis), (None, 0, None), 0)
+        self.end_ids = chat.end_ids(prepared.tokenizer)
+        self._draw = self.programs.compile(make_rollout(config, axis, end_ids=self.end_ids), (None, 0, None), 0)
         places = (jax.tree.map(lambda leaf: leaf.sharding, placed), mesh_lib.replicated(mesh))
         self._update = self.programs.compile(
             make_update(config, axis), (None, 0, 0, None), (None, None), shardings=places, donate=(0,)

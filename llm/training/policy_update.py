@@ -19,6 +19,7 @@ from llm.objectives.advantages import GROUP_EPSILON, gae, group_advantages, leav
 from llm.objectives.kl import adapted_coefficient
 from llm.objectives.log_probs import masked_sum, response_mask, token_log_probs
 from llm.parallel.axes import constrain
+from llm.tokenizer import EOS
 from llm.training.train_state import TrainState, penalised
 from llm.training.train_step import Metrics, apply_gradients, full_params, summed_gradients
 
@@ -26,7 +27,9 @@ Draw = Callable[[TrainState, dict[str, Array], dict[str, Any]], Rollout]
 Update = Callable[[TrainState, Rollout, Float[Array, 'rows'], dict[str, Any]], tuple[TrainState, Metrics]]
 
 
-def make_rollout(config: Config, axis: str | None = None, stop_early: bool = True) -> Draw:
+def make_rollout(
+    config: Config, axis: str | None = None, stop_early: bool = True, end_ids: tuple[int, ...] = (EOS,)
+) -> Draw:
     """Builds `draw(state, batch, hyper) -> Rollout` of B x G rows: G responses to each of B prompts, one after another.
 
     A response's random numbers follow from (`hyper['seed']`, `state.step`, its row in the global batch).
@@ -35,6 +38,7 @@ def make_rollout(config: Config, axis: str | None = None, stop_early: bool = Tru
         config: the run's, with an online objective.
         axis: name of the axis over which `pmap` runs copies, each with its part of the prompts.
         stop_early: False under `vmap`; see `llm.inference.rollout`.
+        end_ids: the tokens that end a response: `llm.chat.end_ids` of the policy's tokenizer.
 
     Returns:
         The function. `batch` has `prompts` (B, P) right-padded and `prompt_lengths` (B,); `hyper` is
@@ -58,6 +62,7 @@ def make_rollout(config: Config, axis: str | None = None, stop_early: bool = Tru
             settings.max_new_tokens,
             hyper['objective'].temperature,
             stop_early=stop_early,
+            end_ids=end_ids,
         )
 
     return draw

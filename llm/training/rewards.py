@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from llm import runtime
+from llm.chat import Message
 from llm.config import Config, RewardConfig
 from llm.errors import UserError
 from llm.inference.rollout import Rollout
 from llm.model import Transformer
 from llm.objectives import reward_model
 from llm.parallel.row_programs import RowPrograms
-from llm.tokenizer import Tokenizer
+from llm.tokenizer import Tokenizer, open_workdir
 from llm.training.checkpoint import load_params
 from llm.training.reward_function import call_function, load_function, moment
 from llm.workdir import Workdir
@@ -87,7 +88,7 @@ class RewardSource:
 
     def _ask(self, rolled: Rollout, columns: dict[str, list], step: int | None) -> Float[np.ndarray, 'rows']:
         ids, counts = (self._programs.local(x) for x in self._ids(rolled))
-        completions = [self._tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
+        completions = completion_texts(self._tokenizer, ids, counts, columns['prompts'])
         columns = {name: [value for value in values for _ in range(self._samples)] for name, values in columns.items()}
         return call_function(self._function, self._config.function, step, completions, columns)
 
@@ -134,7 +135,7 @@ def _load_judge(path, tokenizer, length, mesh):
             f'objective.reward.models: {path} was trained with objective {config.objective.kind}; give the workdir of '
             'a reward_model run'
         )
-    if Tokenizer.load(workdir.tokenizer_file).digest != tokenizer.digest:
+    if open_workdir(workdir.path).digest != tokenizer.digest:
         raise UserError(
             f'objective.reward.models: {path} has another tokenizer than the policy; train it from the same base model'
         )
@@ -198,3 +199,21 @@ def completion_ids(rolled: Rollout, max_new_tokens: int) -> tuple[Int[Array, 'ro
     place = rolled.prompt_lengths[:, None] + jnp.arange(max_new_tokens, dtype=jnp.int32)[None, :]
     ids = jnp.take_along_axis(rolled.tokens, jnp.minimum(place, width - 1), axis=1)
     return ids, rolled.lengths - rolled.prompt_lengths
+
+
+def completion_texts(
+    tokenizer: Tokenizer,
+    ids: Int[np.ndarray, 'rows new'],
+    counts: Int[np.ndarray, 'rows'],
+    prompts: Sequence[str | list[Message]],
+) -> list[str]:
+    """What responses say: to a plain text they are how it goes on, in a conversation a text of their own.
+
+    Args:
+        tokenizer: the policy's.
+        ids, counts: see `completion_ids`.
+        prompts: as the rows have them; to each as many responses follow each other.
+    """
+    each = len(ids) // len(prompts)
+    plain = [isinstance(prompt, str) for prompt in prompts for _ in range(each)]
+    return [tokenizer.decode(row[:count], continued) for row, count, continued in zip(ids, counts, plain)]

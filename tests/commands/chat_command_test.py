@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from llm import chat
 from llm.commands.chat import Args, run
 from llm.config import SFT, Config, DataConfig, ModelConfig, NextToken, TokenizerConfig
 from llm.errors import UserError
-from llm.inference.conversation import STOP_IDS, Conversation
+from llm.inference.conversation import Conversation
 from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
 from llm.model.transformer import Transformer
@@ -25,7 +26,8 @@ def generator():
         ModelConfig(vocab_size=272, context_length=64, num_layers=1, width=16, num_heads=2, init_std=0.5)
     )
     params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))['params']
-    return Generator(model, params, train(TokenizerConfig(kind='byte'), 272, []), STOP_IDS)
+    tokenizer = train(TokenizerConfig(kind='byte'), 272, [])
+    return Generator(model, params, tokenizer, chat.stop_ids(tokenizer))
 
 
 @pytest.fixture

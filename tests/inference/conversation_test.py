@@ -9,7 +9,7 @@ import pytest
 from llm import chat
 from llm.config import TokenizerConfig
 from llm.errors import UserError
-from llm.inference.conversation import STOP_IDS, Conversation
+from llm.inference.conversation import Conversation
 from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
 from llm.tokenizer import train
@@ -21,7 +21,7 @@ SAMPLING = SamplingParams(temperature=1.0, seed=5)
 @pytest.fixture(scope='module')
 def generator(tiny):
     model, params = tiny(vocab_size=272, context_length=64)
-    return Generator(model, params, TOKENIZER, STOP_IDS)
+    return Generator(model, params, TOKENIZER, chat.stop_ids(TOKENIZER))
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_answer_ends_where_the_model_opens_another_turn(tiny, stop):
     bias[[stop, 16 + ord('a')]] = 30  # one of the two, at every place
     head = {'kernel': jnp.zeros_like(params['lm_head']['kernel']), 'bias': jnp.asarray(bias)}
     params = {**params, 'lm_head': head}
-    talk = Conversation(Generator(model, params, TOKENIZER, STOP_IDS), SAMPLING, max_new_tokens=32)
+    talk = Conversation(Generator(model, params, TOKENIZER, chat.stop_ids(TOKENIZER)), SAMPLING, max_new_tokens=32)
     answers = {''.join(talk.regenerate() if talk.messages else talk.ask('b')) for _ in range(8)}
     assert all(set(answer) <= {'a'} and len(answer) < 32 for answer in answers)
     assert len(answers) > 1

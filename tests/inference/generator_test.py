@@ -132,13 +132,16 @@ def test_batched_equals_alone(generator):
         np.testing.assert_allclose(alone.logprobs, completion.logprobs, atol=1e-5)
 
 
-def test_a_prompt_gets_its_beginning_once(generator, full_logprobs):
+def test_a_text_gets_its_beginning_and_ids_are_taken_as_they_are(generator, full_logprobs):
     ids = TOKENIZER.encode('abc')
-    forms = ['abc', b'abc', ids, [TOKENIZER.bos_id, *ids]]
+    forms = ['abc', b'abc', [TOKENIZER.bos_id, *ids]]
     texts = generator.generate(forms, SamplingParams(seed=5), max_new_tokens=10)
     assert all(completion == texts[0] for completion in texts)
     expected = full_logprobs(generator.model, generator.params, [TOKENIZER.bos_id, *ids])[-1]
     assert abs(expected[texts[0].ids[0]] - texts[0].logprobs[0]) < 1e-5
+    (bare,) = generator.generate([ids], SamplingParams(seed=5), max_new_tokens=10)
+    expected = full_logprobs(generator.model, generator.params, ids)[-1]
+    assert abs(expected[bare.ids[0]] - bare.logprobs[0]) < 1e-5
 
 
 def test_further_stop_tokens(generator):
@@ -191,7 +194,7 @@ def test_settings_and_stops_compile_nothing(generator):
 
 
 def test_mistakes_are_named(generator, tiny):
-    with pytest.raises(UserError, match='tokenizer has 272 tokens and the model 24'):
+    with pytest.raises(UserError, match=r'ids go up to 271, beyond model\.vocab_size 24'):
         Generator(*tiny(), TOKENIZER)
     with pytest.raises(UserError, match='a stop string is empty'):
         generator.generate(['a'], GREEDY, max_new_tokens=4, stop=[''])

@@ -1,4 +1,4 @@
-"""Text to ids and back, exactly.
+"""Our own tokenizer: text to ids and back, exactly.
 
 Whatever the kind, the ids start the same:
 
@@ -23,11 +23,12 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import SupportsIndex
 
 from llm.config import TokenizerConfig
 from llm.errors import UserError
+from llm.tokenizer.interface import Tokenizer, string, utf8
 
+MODEL_FILE = 'tokenizer.model'  # in a run's folder
 SPECIAL_TOKENS = (
     *('<pad>', '<bos>', '<eos>', '<unk>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>'),
     *(f'<|reserved_{i}|>' for i in range(8)),
@@ -49,10 +50,13 @@ _BYTE_MODEL = b'Glassbox byte tokenizer: 16 special tokens, then byte b as id 16
 _DIGEST_FIELD = b'\xc2\x3e\x20'
 
 
-class Tokenizer:
-    """Reads and writes ids. Make one with `train` or `Tokenizer.load`."""
+class GlassboxTokenizer(Tokenizer):
+    """Reads and writes ids. Make one with `train` or `GlassboxTokenizer.load`."""
 
     pad_id, bos_id, eos_id, unk_id = PAD, BOS, EOS, UNK
+    prefix_ids, stop_ids = (BOS,), (EOS,)
+    special = dict(enumerate(SPECIAL_TOKENS))
+    exact = True
 
     def __init__(self, model: bytes):
         """Opens the content of a model file.
@@ -69,7 +73,7 @@ class Tokenizer:
             self._bytes += [p.replace(_SPACE, ' ').replace(_TAB, '\t').encode() for p in pieces]
 
     @classmethod
-    def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+    def load(cls, path: str | pathlib.Path) -> 'GlassboxTokenizer':
         """Opens a model file.
 
         Raises:
@@ -84,6 +88,11 @@ class Tokenizer:
         except UserError as error:
             raise UserError(f'{path}: {error}') from error
 
+    @staticmethod
+    def is_ours(model: bytes) -> bool:
+        """Whether the content of a model file is one of ours, as far as its end shows."""
+        return model == _BYTE_MODEL or model[-32 - len(_DIGEST_FIELD) : -32] == _DIGEST_FIELD
+
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the model file, as a whole or not at all."""
         path = pathlib.Path(path)
@@ -91,64 +100,51 @@ class Tokenizer:
         temporary.write_bytes(self._model)
         os.replace(temporary, path)
 
+    def save_in(self, folder: str | pathlib.Path) -> None:
+        self.save(pathlib.Path(folder) / MODEL_FILE)
+
+    @property
+    def kind(self) -> str:
+        """'bpe', 'unigram' or 'byte', as `tokenizer.kind` has it."""
+        if self._sentencepiece is None:
+            return 'byte'
+        # Merges are scored by their rank, unigram pieces by a log-probability, which is no whole number.
+        scores = map(self._sentencepiece.get_score, range(SMALLEST_VOCABULARY, self.vocab_size))
+        return 'bpe' if all(score == round(score) for score in scores) else 'unigram'
+
+    def pieces(self) -> list[tuple[str, float]]:
+        """Each id's text, as SentencePiece writes it, and score."""
+        if self._sentencepiece is None:
+            return [*((name, 0.0) for name in SPECIAL_TOKENS), *((f'<0x{b:02X}>', 0.0) for b in range(256))]
+        model = self._sentencepiece
+        return [(model.id_to_piece(i), model.get_score(i)) for i in range(model.vocab_size())]
+
     @property
     def vocab_size(self) -> int:
         return len(self._bytes)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the model file, in hex."""
         return hashlib.sha256(self._model).hexdigest()
 
-    def encode(self, text: str | bytes) -> list[int]:
-        """The ids of a text, or of any bytes, without <bos> and <eos>."""
-        return self.encode_batch([text], num_threads=1)[0]
-
     def encode_batch(self, texts: Sequence[str | bytes], num_threads: int) -> list[list[int]]:
-        """`encode` of each text, on several threads; the result does not depend on their number."""
         if self._sentencepiece is None:
-            return [[FIRST_BYTE + b for b in _utf8(text)] for text in texts]
+            return [[FIRST_BYTE + b for b in utf8(text)] for text in texts]
         # Each text is cut into stretches that alternate: ordinary, foreign, ordinary, ... ordinary.
-        stretches = [_FOREIGN.split(_string(text)) for text in texts]
+        stretches = [_FOREIGN.split(string(text)) for text in texts]
         ordinary = [stretch.replace('\t', _TAB) for parts in stretches for stretch in parts[::2]]
         encoded = iter(self._sentencepiece.encode(ordinary, num_threads=num_threads))
         result = []
         for parts in stretches:
             ids = next(encoded)
             for foreign in parts[1::2]:
-                ids += [FIRST_BYTE + b for b in _utf8(foreign)]
+                ids += [FIRST_BYTE + b for b in utf8(foreign)]
                 ids += next(encoded)
             result.append(ids)
         return result
 
-    def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
-        """The bytes of some ids. Special tokens, and ids past the vocabulary, stand for none."""
-        table, size = self._bytes, len(self._bytes)
-        return b''.join(table[i] for i in ids if i < size)
 
-    def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """The text of some ids; bytes that are not UTF-8 are shown as U+FFFD."""
-        return self.decode_bytes(ids).decode('utf-8', 'replace')
-
-    def token_bytes(self, token_id: SupportsIndex) -> bytes:
-        """The bytes of one id."""
-        return self.decode_bytes([token_id])
-
-    def piece(self, token_id: int) -> str:
-        """How to show one id: special tokens by name, control characters escaped, spaces as "·"."""
-        if token_id < FIRST_BYTE:
-            return SPECIAL_TOKENS[token_id]
-        if token_id >= self.vocab_size:
-            return f'<unused_{token_id}>'
-        try:
-            text = self._bytes[token_id].decode('utf-8')
-        except UnicodeDecodeError:  # part of a character
-            return f'<0x{self._bytes[token_id][0]:02X}>'
-        shown = (c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text)
-        return ''.join(shown).replace(' ', '·')
-
-
-def train(config: TokenizerConfig, vocab_size: int, texts: Iterable[str]) -> Tokenizer:
+def train(config: TokenizerConfig, vocab_size: int, texts: Iterable[str]) -> GlassboxTokenizer:
     """Learns a vocabulary. The same texts and settings give the same model file.
 
     Args:
@@ -165,7 +161,7 @@ def train(config: TokenizerConfig, vocab_size: int, texts: Iterable[str]) -> Tok
             f'for {FIRST_BYTE} special tokens and 256 bytes'
         )
     if config.kind == 'byte':
-        return Tokenizer(_BYTE_MODEL)
+        return GlassboxTokenizer(_BYTE_MODEL)
     import sentencepiece
 
     model = io.BytesIO()
@@ -198,7 +194,7 @@ def train(config: TokenizerConfig, vocab_size: int, texts: Iterable[str]) -> Tok
     except RuntimeError as error:
         raise _explain(error, vocab_size) from error
     proto = model.getvalue()
-    return Tokenizer(proto + _DIGEST_FIELD + hashlib.sha256(proto).digest())
+    return GlassboxTokenizer(proto + _DIGEST_FIELD + hashlib.sha256(proto).digest())
 
 
 def training_chunks(text: str) -> Iterator[str]:
@@ -251,17 +247,3 @@ def _open_sentencepiece(model: bytes):
         return sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise damaged from error
-
-
-def _string(text: str | bytes) -> str:
-    return text.decode('utf-8', 'surrogateescape') if isinstance(text, bytes) else text
-
-
-def _utf8(text: str | bytes) -> bytes:
-    if isinstance(text, bytes):
-        return text
-    try:
-        return text.encode('utf-8', 'surrogateescape')
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise UserError(f'the text has half of a surrogate pair, {half!r}, which is no character; remove it') from error
