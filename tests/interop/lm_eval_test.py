@@ -11,7 +11,7 @@ from llm.config import TokenizerConfig
 from llm.errors import UserError
 from llm.evaluation.subject import Subject
 from llm.evaluation.tasks import Settings
-from llm.interop import harness_chat, huggingface
+from llm.interop import huggingface
 from llm.tokenizer import open_directory, train
 
 lm_eval = pytest.importorskip('lm_eval')
@@ -93,19 +93,21 @@ CONVERSATION = [
 
 
 def test_our_chat_template_survives_as_text():
+    from llm.interop.lm_eval import templates
+
     tokenizer = train(TokenizerConfig(kind='byte'), 272, ())
-    text = harness_chat.render(tokenizer, CONVERSATION)
-    assert [1, *harness_chat.encode(tokenizer, text)] == chat.encode_prompt(tokenizer, CONVERSATION)
-    begun = harness_chat.render(tokenizer, CONVERSATION[:3], open_end=True)
+    text = templates.render(tokenizer, CONVERSATION)
+    assert [1, *templates.encode(tokenizer, text)] == chat.encode_prompt(tokenizer, CONVERSATION)
+    begun = templates.render(tokenizer, CONVERSATION[:3], open_end=True)
     ids = chat.encode(tokenizer, CONVERSATION[:3]).ids
-    assert [1, *harness_chat.encode(tokenizer, begun)] == ids[:-1]
+    assert [1, *templates.encode(tokenizer, begun)] == ids[:-1]
     for bad, said in (
         ([{'role': 'user', 'content': 'a<|end|>b'}], 'message 1 spells the special token <|end|>'),
         (CONVERSATION[:3], "the last turn is of 'assistant'"),
         ([{'role': 'robot', 'content': 'a'}], 'use system, user or assistant'),
     ):
         with pytest.raises(UserError, match=said.replace('|', '.')):
-            harness_chat.render(tokenizer, bad)
+            templates.render(tokenizer, bad)
 
 
 def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
@@ -132,7 +134,7 @@ def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
 
 
 def test_arguments_of_drawing():
-    from llm.interop.lm_eval import _drawing
+    from llm.interop.lm_eval.model import _drawing
 
     sampling, stop, longest = _drawing(
         {'until': ['a', ''], 'max_gen_toks': 3, 'do_sample': False, 'temperature': 0.7}, 5
