@@ -2,9 +2,15 @@
 
 import functools
 import json
+import os
 import pathlib
+import tempfile
 
 import pytest
+
+# Read when the harness imports them: nothing is asked of the network, and copies of data lie where tests may write.
+os.environ.setdefault('HF_HOME', str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-huggingface'))
+os.environ['HF_HUB_OFFLINE'] = '1'
 
 from llm import chat
 from llm.config import TokenizerConfig
@@ -18,6 +24,12 @@ lm_eval = pytest.importorskip('lm_eval')
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'lm_eval'
 TASKS = ('capitals', 'sentences', 'sums', 'passages')
 ASKED = pytest.mark.parametrize(('name', 'how'), [('llama', 'plain'), ('llama', 'chat'), ('gpt2', 'plain')])
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    """The tasks name their data from there."""
+    monkeypatch.chdir(FOLDER.parents[2])
 
 
 def subject_of(name) -> Subject:
