@@ -90,9 +90,12 @@ def speculate(
     settings: RowSettings,
     stops: Bool[Array, 'vocabulary'],
     steps: Int[Array, ''],
+    most: Int[Array, ''],
     drafts: int,
 ) -> tuple[SpeculativeState, Int[Array, 'capacity'], Float[Array, 'capacity'], Counts]:
-    """Writes `steps` tokens, or until a stop token.
+    """Writes at least `steps` tokens, or until a stop token.
+
+    Rounds are not cut short, so that what is written does not depend on how it is asked for in pieces.
 
     Args:
         model, params: the large model.
@@ -101,7 +104,8 @@ def speculate(
             written.
         settings: how the row draws.
         stops: tokens that end it; they are written.
-        steps: tokens to write.
+        steps: tokens after which no further round begins.
+        most: tokens that are written at most.
         drafts: tokens drafted at a time.
 
     Returns:
@@ -150,7 +154,7 @@ def speculate(
 
         stopped = stops[written] & (jnp.arange(drafts + 1) <= kept)
         until_stop = jnp.where(jnp.any(stopped), jnp.argmax(stopped), kept) + 1
-        count = jnp.minimum(until_stop, steps - at)
+        count = jnp.minimum(until_stop, most - at)
         new = jnp.arange(drafts + 1) < count
         scores = jax.nn.log_softmax(logits, axis=-1)[jnp.arange(drafts + 1), written]
         into = jnp.where(new, at + jnp.arange(drafts + 1), capacity)
@@ -234,7 +238,7 @@ class SpeculativeDecoder:
         self._finished = True
 
     def advance(self, steps: int) -> list[list[tuple[int, float]]]:
-        """Writes up to `steps` tokens; returns them as (id, log-probability), in a list of one row."""
+        """Writes `steps` tokens and the rest of a round; returns them as (id, log-probability), in a list of one row."""
         steps = min(steps, self.remaining)
         if not self.running or not steps:
             return [[]]
@@ -248,13 +252,14 @@ class SpeculativeDecoder:
             self._settings,
             self._stops,
             np.int32(steps),
+            np.int32(self.remaining),
             self.draft.tokens,
         )
-        self.remaining -= steps
         self._finished = bool(self._state.done)
         self.rounds += int(counts.rounds)
         self.kept += int(counts.kept)
         count = int(self._state.generated) - before
+        self.remaining -= count
         return [list(zip(np.asarray(tokens)[:count].tolist(), np.asarray(logprobs)[:count].tolist()))]
 
 

@@ -89,7 +89,7 @@ def test_texts_have_the_large_models_distribution(settings):
     def write(seed):
         rows = sampling.stack([settings])._replace(seed=seed[None])
         found = speculative.speculate.__wrapped__(
-            model, params, drafter, draft_params, start, rows, stops, jnp.int32(length), drafts
+            model, params, drafter, draft_params, start, rows, stops, jnp.int32(length), jnp.int32(length), drafts
         )
         return found[1][:length]
 
@@ -126,6 +126,11 @@ def test_greedy_is_the_same_text_in_whatever_pieces(tiny, drafts, chunk):
     found = write(decoder, chunk)
     assert [token for token, _ in found] == [token for token, _ in plain]
     np.testing.assert_allclose([p for _, p in found], [p for _, p in plain], atol=1e-5)
+    drawn = [
+        write(SpeculativeDecoder(model, params, draft, prompt, SamplingParams(seed=4), max_new_tokens=28), size)
+        for size in (28, chunk)
+    ]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 28
 
 
 def test_a_model_that_drafts_for_itself_is_always_kept(tiny):
