@@ -238,7 +238,7 @@ class SpeculativeDecoder:
         self._finished = True
 
     def advance(self, steps: int) -> list[list[tuple[int, float]]]:
-        """Writes `steps` tokens and the rest of a round; returns them as (id, log-probability), in a list of one row."""
+        """Writes `steps` tokens and the rest of a round; returns them as (id, log-probability), in a list of one."""
         steps = min(steps, self.remaining)
         if not self.running or not steps:
             return [[]]
