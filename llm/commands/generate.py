@@ -1,6 +1,7 @@
 """Write text with a trained model: sampling or beam search, streamed to stdout."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -79,9 +80,11 @@ def run(args: Args) -> None:
         raise UserError(str(error)) from error
     generator = load_generator(workdir, args.step, args.ema, args.chat)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
+    said = iter  # a text as it is
     if args.chat:
         from llm import chat
 
+        said = functools.partial(chat.answer, generator.tokenizer)
         text = prompt.decode('utf-8', 'replace') if isinstance(prompt, bytes) else prompt
         prompt = chat.encode_prompt(generator.tokenizer, [{'role': 'user', 'content': text}])
 
@@ -94,17 +97,18 @@ def run(args: Args) -> None:
             max_new_tokens=args.max_new_tokens,
             length_penalty=args.length_penalty,
         )
-        print(best.text)
+        print(*said([best.text]))
         return
     if args.best_of > 1:
-        write_best(args, generator, prompt, samplings)
+        write_best(args, generator, prompt, samplings, said)
         return
     for number, sampling in enumerate(samplings, 1):
         if args.num_samples > 1:
             print(f'===== sample {number} of {args.num_samples}, seed {sampling.seed} =====', flush=True)
-        for piece in generator.stream(
+        pieces = generator.stream(
             prompt, sampling, max_new_tokens=args.max_new_tokens, stop=args.stop, past_context=args.past_context
-        ):
+        )
+        for piece in said(pieces):
             print(piece, end='', flush=True)
         print(flush=True)
 
@@ -131,7 +135,7 @@ def check(args: Args) -> None:
         raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
 
 
-def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list) -> None:
+def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list, said) -> None:
     """Draws `best_of` samples for each text, and writes the one that the reward models like best; its reward on stderr.
 
     Raises:
@@ -152,7 +156,7 @@ def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings
         best = int(rewards.argmax())
         if args.num_samples > 1:
             print(f'===== sample {number + 1} of {args.num_samples}, best of {args.best_of} =====')
-        print(found[best].text, flush=True)
+        print(*said([found[best].text]), flush=True)
         print(f'reward {rewards[best]:.3f}, from {rewards.min():.3f} to {rewards.max():.3f}', file=sys.stderr)
 
 
