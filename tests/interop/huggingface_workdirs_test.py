@@ -16,6 +16,7 @@ from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.interop.huggingface import load, save
 from llm.interop.huggingface.families import FAMILIES, family_for
+from llm.interop.huggingface.workdirs import import_model
 from llm.training.checkpoint import load_params
 from llm.workdir import Workdir
 
@@ -46,11 +47,15 @@ def equal_to_the_bit(a, b):
 
 
 def with_tokenizer(folder):
-    """A tokenizer of single letters."""
-    from tokenizers import Tokenizer, models
+    """A tokenizer of a few single bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    letters = ['<pad>', '<s>', '</s>', *map(chr, range(ord('a'), ord('a') + 26)), ' ']
-    Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[])).save(str(folder / 'tokenizer.json'))
+    letters = ['<pad>', '<s>', '</s>', *map(chr, range(ord('a'), ord('a') + 26)), 'Ġ']
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(letters[:3])
+    tokenizer.save(str(folder / 'tokenizer.json'))
     return folder
 
 
@@ -155,6 +160,13 @@ def spoil(name, value):
     return change
 
 
+def more_tokens(folder):
+    path = folder / 'tokenizer.json'
+    data = json.loads(path.read_text())
+    data['model']['vocab'] |= {chr(ord('A') + i): 30 + i for i in range(26)} | {'!' * n: 50 + n for n in range(6, 41)}
+    path.write_text(json.dumps(data))
+
+
 SPOILED = {
     'a wrong family': (lambda f: rewritten(f, model_type='mamba'), r"config\.json: model_type is 'mamba'.*gemma2"),
     'quantized': (lambda f: rewritten(f, quantization_config={'quant_method': 'gptq'}), r'quantized \(gptq\)'),
@@ -178,13 +190,17 @@ SPOILED = {
     'a size that is none': (lambda f: rewritten(f, hidden_size='wide'), r"hidden_size is 'wide'"),
     'heads that do not divide': (lambda f: rewritten(f, num_key_value_heads=4), r'config\.json: model\.num_kv_heads'),
     'no config': (lambda f: (f / 'config.json').unlink(), r'has no config\.json'),
-    'a damaged config': (lambda f: (f / 'config.json').write_text('{'), r'config\.json cannot be read'),
+    'a damaged config': (lambda f: (f / 'config.json').write_text('{'), r'config\.json (cannot be read|is damaged)'),
     'no weights': (lambda f: (f / 'model.safetensors').unlink(), r'neither model\.safetensors'),
     'a shard cut short': (
         lambda f: (f / 'model.safetensors').write_bytes((f / 'model.safetensors').read_bytes()[:-10]),
         r'model\.safetensors is damaged or cut short',
     ),
     'no tokenizer': (lambda f: (f / 'tokenizer.json').unlink(), r'has no tokenizer'),
+    'more tokens than rows of the embedding': (
+        more_tokens,
+        r'tokenizer has 91 tokens and the model 61',
+    ),
     'a missing tensor': (
         lambda f: change_tensors(f, lambda t: t.pop('model.norm.weight')),
         r'lacks tensor model\.norm\.weight',
@@ -223,6 +239,22 @@ def test_what_cannot_be_imported_is_refused_in_one_line_and_leaves_nothing(how, 
     assert len(said) == 1
     assert re.search(message, said[0]), said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ['llama_linear']
+
+
+def test_a_value_that_the_wanted_type_cannot_hold_is_refused(copied):
+    folder = copied('llama_linear')
+    change_tensors(folder, spoil('model.layers.1.mlp.up_proj.weight', 1e5))
+    with pytest.raises(UserError, match=r'tensor model\.layers\.1\.mlp\.up_proj\.weight has values past what float16'):
+        load(folder, dtype='float16')
+
+
+@pytest.mark.parametrize('name', ['nowhere/at-all', './nowhere', '/nowhere'])
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(UserError, match=f'^there is no folder {name}[,;] .+') as error:
+        import_model(name, Workdir(tmp_path / 'run'))
+    assert '\n' not in str(error.value)
 
 
 def test_a_shard_that_the_index_names_must_be_there_and_have_what_it_says(copied):

@@ -23,7 +23,7 @@ from llm.parallel import mesh as mesh_lib
 from llm.training.train_state import initial_model
 
 SEQUENCE_LENGTH = 1024  # tokens of a row, in the config of a model with room for them
-STRETCH = 16 * 2**20  # bytes read at once
+STRETCH = 2**20  # bytes read at once; larger ones are slower, and leave more behind in the heap
 
 
 def load(
@@ -145,7 +145,13 @@ def _part(placed: Placed, shards: Shards, index: tuple[slice, ...], bar: tqdm) -
         target = target.T if row.transposed else target
         for at, stretch in _stretches(theirs, placed.leaf.dtype.itemsize):
             values = shards.read(row.name(layer), stretch)
-            target[at] = values
+            with np.errstate(over='ignore'):
+                target[at] = values
+            if values.dtype != target.dtype and not np.isfinite(target[at]).all():
+                raise UserError(
+                    f'{shards.tensors[row.name(layer)].file}: tensor {row.name(layer)} has values past what '
+                    f'{target.dtype} can hold; choose another dtype'
+                )
             bar.update(values.size * placed.leaf.dtype.itemsize)
     return result
 

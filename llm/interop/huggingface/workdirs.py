@@ -14,15 +14,17 @@ from llm.errors import UserError, first_line
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.load import load
 from llm.interop.huggingface.save import save
-from llm.interop.huggingface.tokenizer_files import export_tokenizer
 from llm.tokenizer import copy_tokenizer, open_workdir
+from llm.tokenizer.export import export_tokenizer
 from llm.tokenizer.files import FOLDER
 from llm.training.checkpoint import Checkpoints, load_params, params_sha256
 from llm.training.ledger import new_record
 from llm.training.train_state import HEADS
 from llm.workdir import Workdir
 
-FILES = ('*.json', '*.safetensors', 'tokenizer.model', '*.jinja')  # what is fetched of a model on the hub
+# What is fetched of a model on the hub: its files, not what else lies there in folders or in other formats.
+FILES = ['*.json', '*.safetensors', 'tokenizer.model', '*.jinja']
+OTHERS = ['*/*', 'consolidated*']
 TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 
@@ -47,8 +49,13 @@ def import_model(source: str, target: Workdir, dtype: str | None = None, progres
     temporary = Workdir(target.path.with_name(f'{target.path.name}.{os.getpid()}.tmp'))
     try:
         temporary.path.mkdir(parents=True)
-        copy_tokenizer(folder, temporary.path)
+        tokenizer = copy_tokenizer(folder, temporary.path)
         config, params = load(folder, dtype=dtype, progress=progress)
+        if tokenizer.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f'{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.model.vocab_size}; '
+                'are the files of the tokenizer those of the model?'
+            )
         checkpoints = Checkpoints(temporary.checkpoints)
         record = new_record() | {'config': config_json.to_dict(config)}
         checkpoints.save(0, {'params': params}, record, CheckpointConfig())
@@ -90,7 +97,7 @@ def _folder(source: str) -> pathlib.Path:
             "pip install 'glassbox-llm[huggingface]'"
         ) from error
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=list(FILES)))
+        return pathlib.Path(huggingface_hub.snapshot_download(source, allow_patterns=FILES, ignore_patterns=OTHERS))
     except Exception as error:  # its errors have no common kind: of HTTP, of the network, of names
         raise UserError(f'there is no folder {source}, and the hub gives no such model: {first_line(error)}') from error
 
@@ -138,7 +145,7 @@ def export_model(
             progress=progress,
             **({} if shard_bytes is None else {'shard_bytes': shard_bytes}),
         )
-        export_tokenizer(source, temporary)
+        export_tokenizer(source.path, temporary)
         if not (temporary / 'generation_config.json').exists():
             (temporary / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n', encoding='utf-8')
         os.replace(temporary, target)
