@@ -97,6 +97,9 @@ class ScriptedEngine:
     def _run(self):
         while True:
             with self._lock:
+                for handle in [handle for handle in self._queue if handle.cancelled]:
+                    self._queue.remove(handle)
+                    self._running.append(handle)  # to be ended at once
                 while self._queue and len(self._running) < self.slots:
                     self._running.append(self._queue.pop(0))
                 running = list(self._running)
