@@ -7,6 +7,7 @@ import errno
 import importlib
 import inspect
 import io
+import keyword
 import logging
 import pkgutil
 import re
@@ -73,7 +74,7 @@ def _quiet_background_threads() -> None:
 
 
 def command_names() -> list[str]:
-    return sorted(module.name.replace('_', '-') for module in pkgutil.iter_modules(commands.__path__))
+    return sorted(module.name.rstrip('_').replace('_', '-') for module in pkgutil.iter_modules(commands.__path__))
 
 
 def overview() -> str:
@@ -86,7 +87,8 @@ def overview() -> str:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f'llm.commands.{name.replace("-", "_")}')
+    stem = name.replace('-', '_')
+    return importlib.import_module(f'llm.commands.{stem}_' if keyword.iskeyword(stem) else f'llm.commands.{stem}')
 
 
 def _run(name: str, arguments: list[str]) -> None:
@@ -106,7 +108,9 @@ def _run(name: str, arguments: list[str]) -> None:
     config = load_config(file) if file else Config()
     start = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     missing = {f.name: tyro.MISSING for f in dataclasses.fields(module.Args) if f.default is dataclasses.MISSING}
-    about = f'{module.__doc__} --config FILE (Python, with get_config()) gives the options below their defaults.'
+    about = (
+        f'{module.__doc__} --config FILE (Python, with get_config()) or DIR (a run) gives the defaults of all options.'
+    )
     args = parse(module.Args, _tyro_names(arguments), program, about, module.Args(**start, **missing))
     more = {'file': file} if 'file' in inspect.signature(module.run).parameters else {}
     module.run(args, Config(**{name: getattr(args, name) for name in start}), **more)

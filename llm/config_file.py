@@ -1,6 +1,7 @@
 """A config file is Python: `configs/NAME.py` defines `get_config() -> Config`.
 
-One that asks a question also defines `get_space()`, the changes that are compared; see `llm.sweep.space`.
+One that asks a question also defines `get_space()`, the changes that are compared; see `llm.sweep.space`. The folder of
+a run may stand for a config file: its config is the one that the run was started with.
 """
 
 import importlib.util
@@ -13,11 +14,15 @@ from llm.errors import UserError, first_line
 
 
 def load_config(file: str) -> Config:
-    """Runs a Python config file and returns what its `get_config()` does.
+    """Runs a Python config file and returns what its `get_config()` does, or reads the config of a run's folder.
 
     Raises:
         UserError: if it cannot be read or run, or returns something else.
     """
+    if pathlib.Path(file).is_dir():
+        from llm.workdir import Workdir
+
+        return Workdir.open(file).config()
     config = _call(file, 'get_config')
     if not isinstance(config, Config):
         raise UserError(f'{file}: get_config() returns a {type(config).__name__}; it must return a Config')
@@ -32,6 +37,8 @@ def load_space(file: str) -> Any:
     """
     from llm.sweep.space import BASE, Point
 
+    if pathlib.Path(file).is_dir():
+        return BASE
     points = _call(file, 'get_space', default=lambda: BASE)
     if not isinstance(points, tuple) or not all(isinstance(point, Point) for point in points):
         raise UserError(f'{file}: get_space() returns a {type(points).__name__}; it must return a Space')

@@ -133,13 +133,30 @@ def difference(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> dict[str, 
 
 def config_hash(config: Config) -> str:
     """Twelve hex digits of SHA-256 over the whole config."""
-    return _digest(flatten(config))
+    return _digest(_counted(config))
 
 
 def identity_hash(config: Config) -> str:
     """Like `config_hash`, over the fields that decide the numbers: not where to stop, what is logged or runs where."""
     role = roles()
-    return _digest({name: value for name, value in flatten(config).items() if name not in role})
+    return _digest({name: value for name, value in _counted(config).items() if name not in role})
+
+
+def _counted(config: Config) -> dict[str, Any]:
+    """The fields that a hash sees: those that came later only where they differ from their default."""
+    later = _later()
+    return {name: v for name, v in flatten(config).items() if name not in later or v != later[name]}
+
+
+def _later(cls: type = Config, prefix: str = '') -> dict[str, Any]:
+    """Dotted name and default of every field that came after hashes had been stored."""
+    found = {}
+    for f in dataclasses.fields(cls):
+        if f.metadata.get('later'):
+            found[prefix + f.name] = f.default
+        elif dataclasses.is_dataclass(f.type):
+            found |= _later(f.type, f'{prefix}{f.name}.')
+    return found
 
 
 def _digest(flat: dict) -> str:

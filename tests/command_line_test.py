@@ -1,5 +1,6 @@
 """Whatever goes wrong ends in one line on stderr and the exit code that belongs to it."""
 
+import dataclasses
 import errno
 import pathlib
 import subprocess
@@ -9,8 +10,10 @@ import pytest
 
 from llm import command_line
 from llm.commands import cache as cache_command
-from llm.config import Config
+from llm.config import SFT, Config, InitFromConfig, ModelConfig, Muon
+from llm.config_file import load_space
 from llm.errors import Interrupted, MachineError, UserError
+from llm.sweep.space import BASE
 from llm.workdir import Workdir
 
 COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
@@ -177,6 +180,17 @@ def test_options_override_the_file_whatever_their_order(received, tmp_path):
     assert (args.workdir, args.progress) == (pathlib.Path('w'), False)
     assert (config.name, config.model.num_layers, config.model.width) == ('mine', 3, 64)
     assert (config.optimizer.kind, config.optimizer.momentum, config.optimizer.b1) == ('muon', 0.5, 0.25)
+
+
+def test_a_run_can_stand_for_a_config_file(received, tmp_path):
+    stored = Config(name='base', seed=7, model=ModelConfig(vocab_size=300, num_layers=3), optimizer=Muon(momentum=0.5))
+    Workdir(tmp_path).write_config(stored)
+    given = ['--config', str(tmp_path), 'objective:sft', '--init-from.workdir', str(tmp_path), '--workdir', 'w']
+    assert command_line.main(['train', *given]) == 0
+    ((_, config),) = received
+    expected = dataclasses.replace(stored, objective=SFT(), init_from=InitFromConfig(workdir=str(tmp_path)))
+    assert config == expected
+    assert load_space(str(tmp_path)) == BASE
 
 
 @pytest.mark.parametrize(

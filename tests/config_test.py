@@ -263,6 +263,34 @@ WRONG = [
 ]
 
 
+YARN = {
+    'rope_scaling': 'yarn',
+    'rope_factor': 2.0,
+    'rope_original_context': 8,
+    'rope_slow_turns': 1.0,
+    'rope_fast_turns': 4.0,
+}
+WRONG += [
+    ('model.rope_scaling', ModelConfig, YARN | {'position': 'alibi'}),
+    ('model.rope_factor', ModelConfig, {'rope_factor': 2.0}),
+    ('model.rope_factor', ModelConfig, {'rope_scaling': 'linear'}),
+    ('model.rope_factor', ModelConfig, YARN | {'rope_factor': float('nan')}),
+    (
+        'model.rope_original_context',
+        ModelConfig,
+        {'rope_scaling': 'linear', 'rope_factor': 2.0} | {'rope_original_context': 8},
+    ),
+    ('model.rope_original_context', ModelConfig, YARN | {'rope_original_context': 0}),
+    ('model.rope_slow_turns', ModelConfig, YARN | {'rope_slow_turns': None}),
+    ('model.rope_fast_turns', ModelConfig, YARN | {'rope_fast_turns': 1.0}),
+    ('model.rope_whole_pairs', ModelConfig, {'rope_whole_pairs': False}),
+    ('model.rope_amplitude', ModelConfig, {'rope_amplitude': 1.0}),
+    ('model.rope_amplitude', ModelConfig, YARN | {'rope_amplitude': 0.0}),
+    ('model.local_rope_base', ModelConfig, {'local_rope_base': 10.0}),
+    ('model.local_rope_base', ModelConfig, {'local_rope_base': 1.0, 'windows': (3,)}),
+]
+
+
 @pytest.mark.parametrize(('name', 'cls', 'values'), WRONG, ids=lambda value: getattr(value, '__name__', str(value)))
 def test_a_wrong_value_is_refused_by_name_with_the_fix(name, cls, values):
     with pytest.raises(ValueError, match=rf'^{name} is .*; it must be .+') as error:
@@ -347,10 +375,15 @@ NOT_IDENTITY = {
     *(f'parallel.{f.name}' for f in dataclasses.fields(ParallelConfig)),
 }
 PARAMETRIZATION = ['model.parametrization', 'model.base_width']
+ROPE_SCALING = [
+    'model.rope_scaling',
+    *(f'model.rope_{name}' for name in ('factor', 'original_context', 'slow_turns', 'fast_turns')),
+    *('model.rope_whole_pairs', 'model.rope_amplitude', 'model.local_rope_base'),
+]
 PLAIN = [
     name
     for name in config_json.flatten(Config())
-    if name not in PARAMETRIZATION and (not name.endswith('.kind') or name == 'tokenizer.kind')
+    if name not in (*PARAMETRIZATION, *ROPE_SCALING) and (not name.endswith('.kind') or name == 'tokenizer.kind')
 ]
 
 
@@ -397,6 +430,26 @@ def test_the_hashes_see_the_parametrisation():
         assert len(set(map(hash_of, configs))) == 3
     assert list(difference(*configs[:2])) == PARAMETRIZATION
     assert list(difference(*configs[1:])) == ['model.base_width']
+
+
+def test_the_hashes_see_rope_scaling():
+    """Its fields come and go together; that they came later than the hashes leaves those of before as they were."""
+    yarn = YARN | {'rope_whole_pairs': False, 'rope_amplitude': 2.0}
+    llama3 = YARN | {'rope_scaling': 'llama3'}
+    models = [
+        {},
+        {'rope_scaling': 'linear', 'rope_factor': 2.0},
+        {'rope_scaling': 'linear', 'rope_factor': 3.0},
+        *(kind | change for kind in (YARN, yarn, llama3) for change in ({}, {'rope_original_context': 7})),
+        *(YARN | {name: 2.5} for name in ('rope_slow_turns', 'rope_fast_turns', 'rope_amplitude')),
+        {'windows': (5,)},
+        {'windows': (5,), 'local_rope_base': 3.0},
+    ]
+    configs = [Config(model=ModelConfig(**model)) for model in models]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == len(configs)
+    assert set(difference(configs[0], Config(model=ModelConfig(**yarn)))) == set(ROPE_SCALING[:-1])
+    assert from_json(to_json(configs[-1])) == configs[-1]
 
 
 def test_the_kind_of_a_choice_is_part_of_both_hashes():

@@ -85,6 +85,8 @@ def replaced(config: Config, section: str, **values) -> Config:
 
 # ------------------------------------------------------------------------------------------------------------- model
 
+TURNS = {'rope_original_context': 16, 'rope_slow_turns': 1.0, 'rope_fast_turns': 4.0}
+FIVE_PAIRS = TURNS | {'head_dim': 10, 'rope_base': 20.0}
 MODEL_KNOBS = {
     'vocab_size': ([12, 13], {}),
     'context_length': ([8, 9], {'position': 'learned'}),
@@ -97,6 +99,14 @@ MODEL_KNOBS = {
     'activation': (None, {}),
     'position': (None, {}),
     'rope_base': ([10_000.0, 100.0], {}),
+    'rope_scaling': (['linear', 'llama3', 'yarn'], {'rope_factor': 4.0} | TURNS),
+    'rope_factor': ([2.0, 4.0], {'rope_scaling': 'linear'}),
+    'rope_original_context': ([16, 32], {'rope_scaling': 'yarn', 'rope_factor': 4.0} | FIVE_PAIRS),
+    'rope_slow_turns': ([0.5, 1.0], {'rope_scaling': 'llama3', 'rope_factor': 4.0} | TURNS),
+    'rope_fast_turns': ([3.0, 5.0], {'rope_scaling': 'llama3', 'rope_factor': 4.0} | TURNS),
+    'rope_whole_pairs': ([True, False], {'rope_scaling': 'yarn', 'rope_factor': 4.0} | FIVE_PAIRS),
+    'rope_amplitude': ([None, 2.0], {'rope_scaling': 'yarn', 'rope_factor': 4.0} | TURNS),
+    'local_rope_base': ([None, 20.0], {'windows': (3,)}),
     'attention_scale': ([None, 2.0], {}),
     'attention_softcap': ([None, 0.1], {}),
     'logit_softcap': ([None, 0.1], {}),
@@ -169,10 +179,16 @@ def check_apart(name: str, values: list, see) -> None:
             assert one != seen[j], f'{name}: {values[j]!r} and {values[i]!r} come to the same'
 
 
+def with_knob(also: dict, name: str, value) -> ModelConfig:
+    if value == 'linear':  # which asks for less than the other kinds
+        also = {field: v for field, v in also.items() if field not in TURNS}
+    return dataclasses.replace(MODEL, **{**also, name: value})
+
+
 @pytest.mark.parametrize('name', MODEL_KNOBS)
 def test_model(name):
     values, also = MODEL_KNOBS[name]
-    configs = [dataclasses.replace(MODEL, **{**also, name: value}) for value in values_of(ModelConfig, name, values)]
+    configs = [with_knob(also, name, value) for value in values_of(ModelConfig, name, values)]
     if len({shapes_in_model(config) for config in configs}) < len(configs):
         check_apart(name, configs, seen_in_model)
 

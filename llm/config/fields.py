@@ -9,6 +9,10 @@ RUN_LENGTH = {'role': 'run_length'}  # where to stop: a longer run is the same r
 LOGGING = {'role': 'logging'}  # what is written down: changes no parameter
 PLACEMENT = {'role': 'placement'}  # which device does what: changes no number beyond its last bits
 
+# A field that came after runs had been identified by their hashes: it counts in them where it is not at its default,
+# so that the configs of before keep theirs.
+LATER = {'later': True}
+
 
 def require(condition: bool, name: str, value: Any, must: str) -> None:
     """Raises ValueError naming the field, its value and the fix, unless `condition` holds."""

@@ -1,12 +1,13 @@
 """The shape of the model, from ids to logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from llm.config.fields import require, require_choices
+from llm.config.fields import LATER, require, require_choices
 
 Position = Literal['rope', 'learned', 'sinusoidal', 'alibi', 'none']
-Activation = Literal['gelu', 'relu', 'relu2', 'swiglu', 'geglu']
+RopeScaling = Literal['none', 'linear', 'llama3', 'yarn']
+Activation = Literal['gelu', 'gelu_exact', 'relu', 'relu2', 'swiglu', 'geglu', 'geglu_exact']
 BiasSite = Literal['query', 'key', 'value', 'attention_output', 'feed_forward', 'norm', 'lm_head']
 Dtype = Literal['float32', 'bfloat16', 'float16', 'float64']
 AttentionBackend = Literal['auto', 'reference', 'blocks', 'cudnn', 'splash']
@@ -24,9 +25,19 @@ class ModelConfig:
     num_kv_heads: int | None = None  # key and value heads: None is num_heads (MHA), 1 is MQA, between is GQA
     head_dim: int | None = None  # size of one head; None is width / num_heads
     feed_forward_width: int | None = None  # hidden size; None is 4 x width, or 8/3 x width for gated activations
-    activation: Activation = 'swiglu'  # feed-forward nonlinearity; the last two are gated
+    activation: Activation = (
+        'swiglu'  # feed-forward nonlinearity; those ending in -glu are gated, gelu is the tanh form
+    )
     position: Position = 'rope'  # how the order of tokens enters
     rope_base: float = 10_000.0  # longest RoPE wavelength is 2 pi x this, in tokens
+    rope_scaling: RopeScaling = field(default='none', metadata=LATER)  # how wavelengths stretch for longer contexts
+    rope_factor: float | None = field(default=None, metadata=LATER)  # how far they stretch; with rope_scaling
+    rope_original_context: int | None = field(default=None, metadata=LATER)  # llama3, yarn: tokens trained on before
+    rope_slow_turns: float | None = field(default=None, metadata=LATER)  # llama3, yarn: fewer in them stretch in full
+    rope_fast_turns: float | None = field(default=None, metadata=LATER)  # llama3, yarn: more in them stay as they are
+    rope_whole_pairs: bool = field(default=True, metadata=LATER)  # yarn: the ramp between begins and ends at a pair
+    rope_amplitude: float | None = field(default=None, metadata=LATER)  # yarn: on queries and keys; None is its own
+    local_rope_base: float | None = field(default=None, metadata=LATER)  # of layers with a window, unscaled; None: same
     attention_scale: float | None = None  # factor on query-key scores; None is 1 / sqrt(head_dim)
     attention_softcap: float | None = None  # scores become cap x tanh(scores / cap)
     logit_softcap: float | None = None  # logits become cap x tanh(logits / cap)
@@ -81,6 +92,7 @@ class ModelConfig:
             'even, because RoPE rotates pairs (or choose another model.position)',
         )
         require(self.rope_base > 1, 'model.rope_base', self.rope_base, 'greater than 1')
+        self._check_rope_scaling()
         for name in ('attention_scale', 'attention_softcap', 'logit_softcap'):
             value = getattr(self, name)
             require(value is None or value > 0, f'model.{name}', value, 'positive, or None')
@@ -112,6 +124,53 @@ class ModelConfig:
                 f'None with model.parametrization {self.parametrization}, which has no use for it',
             )
 
+    def _check_rope_scaling(self):
+        """What each kind of scaling asks for, and no more."""
+        scaling = self.rope_scaling
+        require(
+            scaling == 'none' or self.position == 'rope',
+            'model.rope_scaling',
+            scaling,
+            f'none with model.position {self.position}',
+        )
+        by_turns = ('rope_original_context', 'rope_slow_turns', 'rope_fast_turns')
+        asked = {'none': (), 'linear': ('rope_factor',)}.get(scaling, ('rope_factor', *by_turns))
+        for name in ('rope_factor', *by_turns):
+            value = getattr(self, name)
+            if name in asked:
+                require(
+                    value is not None and value > 0, f'model.{name}', value, f'positive with rope_scaling {scaling}'
+                )
+            else:
+                require(value is None, f'model.{name}', value, f'None with model.rope_scaling {scaling}')
+        if 'rope_fast_turns' in asked:
+            require(
+                self.rope_fast_turns > self.rope_slow_turns,
+                'model.rope_fast_turns',
+                self.rope_fast_turns,
+                f'more than model.rope_slow_turns ({self.rope_slow_turns})',
+            )
+        require(
+            self.rope_whole_pairs or scaling == 'yarn',
+            'model.rope_whole_pairs',
+            self.rope_whole_pairs,
+            f'True with model.rope_scaling {scaling}',
+        )
+        require(
+            self.rope_amplitude is None or (scaling == 'yarn' and self.rope_amplitude > 0),
+            'model.rope_amplitude',
+            self.rope_amplitude,
+            'None, or positive with model.rope_scaling yarn',
+        )
+        local = self.local_rope_base
+        require(local is None or local > 1, 'model.local_rope_base', local, 'greater than 1, or None')
+        require(
+            local is None or (self.position == 'rope' and any(self.windows)),
+            'model.local_rope_base',
+            local,
+            'None without model.position rope and a layer with a window in model.windows',
+        )
+
     @property
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
@@ -122,7 +181,7 @@ class ModelConfig:
 
     @property
     def gated(self) -> bool:
-        return self.activation in ('swiglu', 'geglu')
+        return self.activation in ('swiglu', 'geglu', 'geglu_exact')
 
     @property
     def hidden_width(self) -> int:

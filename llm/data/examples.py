@@ -98,6 +98,12 @@ def prepare_examples(config: Config, tokenizer: Tokenizer, needs_held_out: bool 
         )
     _report(reader)
     tables = reader.table(train), reader.table(held_out)
+    for table in tables:
+        if table.largest_id >= config.model.vocab_size:
+            raise UserError(
+                f'the chat template writes token {table.largest_id}, beyond model.vocab_size '
+                f'{config.model.vocab_size}; use the tokenizer that the model was trained with'
+            )
     prompts = {example.prompt for source in train for example in source}
     statistics = {
         'train': tables[0].statistics,

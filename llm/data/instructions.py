@@ -137,6 +137,10 @@ class InstructionTable:
         return len(self._rows)
 
     @property
+    def largest_id(self) -> int:
+        return self._ids.largest
+
+    @property
     def statistics(self) -> dict[str, Any]:
         tokens = len(self._ids.values) - len(self._ids)  # that are predicted, BOS is not
         trained = tokens if self._everything else int(self._masks.values.sum())

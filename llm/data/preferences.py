@@ -239,6 +239,10 @@ class PreferenceTable:
         return self.rows(np.arange(len(self)))['tokens']
 
     @property
+    def largest_id(self) -> int:
+        return self._ids.largest
+
+    @property
     def statistics(self) -> dict[str, Any]:
         trained = int((self.lengths - self.prompt_lengths).sum())
         pairs = sum(

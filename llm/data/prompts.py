@@ -106,6 +106,10 @@ class PromptTable:
         return len(self._prompts)
 
     @property
+    def largest_id(self) -> int:
+        return self._ids.largest
+
+    @property
     def statistics(self) -> dict[str, Any]:
         return {'examples': len(self), 'tokens': len(self._ids.values)}
 

@@ -29,6 +29,11 @@ class Ragged:
     def lengths(self) -> Int64[np.ndarray, 'arrays']:
         return np.diff(self.offsets)
 
+    @property
+    def largest(self) -> int:
+        """The largest value; -1 if there is none."""
+        return int(self.values.max(initial=-1))
+
     def padded(self, indices: Integer[np.ndarray, 'rows'], width: int) -> Shaped[np.ndarray, 'rows width']:
         """Some of the arrays as rows, zeros on the right. None may be longer than `width`."""
         indices = np.asarray(indices, np.int64)

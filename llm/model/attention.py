@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llm.config import ModelConfig
-from llm.model import attention_backends, kv_cache
+from llm.model import attention_backends
 from llm.model.attention_reference import dot_product_attention
 from llm.model.dtypes import activation_dtype
+from llm.model.kv_cache import LayerCache
 from llm.model.linear import Linear, multiply_together
-from llm.model.masks import inside_window
+from llm.model.masks import UNBOUNDED, inside_window
 from llm.model.norms import Norm
 from llm.model.parametrization import attention_scale
 from llm.model.positions import alibi_slopes
@@ -32,6 +33,7 @@ class Context(NamedTuple):
     distance: Float[Array, 'batch query key'] | None  # query position - key position, for ALiBi
     write_at: Int[Array, 'batch'] | None  # where new keys go in the cache; None without one
     example_ids: Int[Array, 'batch']  # which row of the global batch this is, for dropout
+    local_rope: tuple[Array, Array] | None = None  # of layers with a window, where theirs are others
 
 
 class Attention(nn.Module):
@@ -45,22 +47,26 @@ class Attention(nn.Module):
         x: Float[Array, 'batch length width'],
         context: Context,
         window: Int[Array, ''] | None,
-        cached: tuple[Array, Array] | None,
-    ) -> tuple[Float[Array, 'batch length width'], tuple[Array, Array] | None]:
-        """Returns the update to the residual stream, and this layer's keys and values if there is a cache."""
+        cached: LayerCache | None,
+    ) -> tuple[Float[Array, 'batch length width'], LayerCache | None]:
+        """Returns the update to the residual stream, and the cache, if there is one, with the new keys and values."""
         config = self.config
         query, key, value = self._projections(x)
         if config.qk_norm:
             query = Norm(config, kind='rmsnorm', name='query_norm')(query)
             key = Norm(config, kind='rmsnorm', name='key_norm')(key)
         if context.rope is not None:
-            query, key = apply_rope(query, context.rope), apply_rope(key, context.rope)
+            angles = context.rope
+            if context.local_rope is not None:
+                angles = tuple(
+                    jnp.where(window < UNBOUNDED, local, shared) for local, shared in zip(context.local_rope, angles)
+                )
+            query, key = apply_rope(query, angles), apply_rope(key, angles)
         query = constrain(query, 'batch', 'heads', 'length', None)
         key, value = (constrain(x, 'batch', 'heads', None, None) for x in (key, value))  # of all positions
         if cached is not None:
-            key = kv_cache.write(cached[0], key, context.write_at)
-            value = kv_cache.write(cached[1], value, context.write_at)
-            cached = (key, value)
+            cached = cached.write(key, value, context.write_at)
+            key, value = cached.read()
         settings = {
             'scale': attention_scale(config),
             'softcap': config.attention_softcap,

@@ -14,10 +14,12 @@ from llm.parallel.axes import constrain
 
 ACTIVATIONS = {
     'gelu': jax.nn.gelu,  # tanh form (Hendrycks & Gimpel 2016), as in GPT-2
+    'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
     'relu': jax.nn.relu,
     'relu2': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, Primer
     'swiglu': jax.nn.silu,  # Shazeer 2020; the gate's activation
     'geglu': jax.nn.gelu,
+    'geglu_exact': functools.partial(jax.nn.gelu, approximate=False),
 }
 
 
@@ -77,6 +79,9 @@ def _value_and_slope(activation, x):
     if activation == 'swiglu':
         gate = jax.nn.sigmoid(x)
         return x * gate, gate * (1 + x * (1 - gate))
+    if activation in ('gelu_exact', 'geglu_exact'):  # x Phi(x), whose slope is Phi(x) + x phi(x)
+        below = 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+        return x * below, below + x * jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
     rate, cubic = (2 / math.pi) ** 0.5, 0.044715  # of the tanh form of GELU
     square = x * x
     tanh = jnp.tanh(rate * x * (1 + cubic * square))

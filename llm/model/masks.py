@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Int
 
 MaskKind = Literal['causal', 'bidirectional', 'prefix']
 
+UNBOUNDED = 2**30  # the window, among those of layers that differ, of one that sees everything
+
 
 def make_mask(
     kind: MaskKind,

@@ -14,13 +14,13 @@ from llm.model.block import Block
 from llm.model.dropout import Dropout
 from llm.model.dtypes import wide
 from llm.model.embedding import Embedding
-from llm.model.kv_cache import KVCache
+from llm.model.kv_cache import KVCache, LayerCache
 from llm.model.linear import Linear, row_major_products
-from llm.model.masks import make_mask
+from llm.model.masks import UNBOUNDED, make_mask
 from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
 from llm.model.positions import LearnedPositions, sinusoidal
-from llm.model.rope import rope_angles
+from llm.model.rope import model_angles
 from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
@@ -130,15 +130,17 @@ class Transformer(nn.Module):
         if cache is not None or self._shows_weights() or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
             mask = make_mask('causal', index, key_index, **segments, key_length=key_length)
+        rope, local_rope = model_angles(positions, config) if config.position == 'rope' else (None, None)
         context = Context(
             mask=mask,
             segment_ids=query_segments,
             query_index=index,
             key_index=key_index,
-            rope=self._rope(positions) if config.position == 'rope' else None,
+            rope=rope,
             distance=self._distance(positions, key_index, cache) if config.position == 'alibi' else None,
             write_at=write_at,
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
+            local_rope=local_rope,
         )
         x = self.embedding(tokens)
         if config.position == 'learned':
@@ -149,11 +151,13 @@ class Transformer(nn.Module):
             x = self.embedding_norm(x)
         x = self.embedding_dropout(x, context.example_ids)
         x = constrain(x, 'batch', 'length', None)
-        cached = None if cache is None else (cache.keys, cache.values)
-        x, cached = self.blocks(x, (self._windows(), cached), context)
+        if cache is None and not self._prepared():
+            x, _ = self.blocks(x, (self._windows(), None), context)
+        else:
+            x, cache = self._one_by_one(x, cache, context)
         hidden = self.final_norm(x)
         if cache is not None:
-            cache = KVCache(*cached, key_length)
+            cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
             self.lm_head(hidden)
         return Output(self.unembed(hidden) if with_logits else None, hidden, cache)
@@ -168,6 +172,25 @@ class Transformer(nn.Module):
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits
 
+    def _prepared(self):
+        """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
+        return not self.is_initializing() and isinstance(self.variables['params']['blocks'], tuple)
+
+    def _one_by_one(self, x, cache, context):
+        """Layer after layer without a scan, which would copy the whole cache, out of it and into a new one."""
+        config, layers, windows = self.config, self.variables['params']['blocks'], self._windows()
+        if not self._prepared():
+            stacked = layers
+            layers = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.num_layers)]
+        for i, params in enumerate(layers):
+            layer = (
+                None if windows is None else windows[i],
+                None if cache is None else LayerCache(*cache[:2], i, config.compute_dtype),
+            )
+            x, cached = Block(config, parent=None).apply({'params': params}, x, layer, context)
+            cache = None if cache is None else cache._replace(keys=cached.keys, values=cached.values)
+        return x, cache
+
     def _shows_weights(self):
         return self.is_initializing() or self.is_mutable_collection('intermediates')
 
@@ -176,11 +199,7 @@ class Transformer(nn.Module):
         windows = self.config.layer_windows
         if all(window is None for window in windows):
             return None
-        return jnp.array([2**30 if window is None else window for window in windows], jnp.int32)
-
-    def _rope(self, positions):
-        config = self.config
-        return rope_angles(positions, config.key_size, config.rope_base, wide(config.compute_dtype))
+        return jnp.array([UNBOUNDED if window is None else window for window in windows], jnp.int32)
 
     def _distance(self, positions, key_index, cache):
         keys = positions if cache is None else jnp.broadcast_to(key_index, (positions.shape[0], key_index.shape[1]))

@@ -104,6 +104,22 @@ class GlassboxTokenizer(Tokenizer):
         self.save(pathlib.Path(folder) / MODEL_FILE)
 
     @property
+    def kind(self) -> str:
+        """'bpe', 'unigram' or 'byte', as `tokenizer.kind` has it."""
+        if self._sentencepiece is None:
+            return 'byte'
+        # Merges are scored by their rank, unigram pieces by a log-probability, which is no whole number.
+        scores = map(self._sentencepiece.get_score, range(SMALLEST_VOCABULARY, self.vocab_size))
+        return 'bpe' if all(score == round(score) for score in scores) else 'unigram'
+
+    def pieces(self) -> list[tuple[str, float]]:
+        """Each id's text, as SentencePiece writes it, and score."""
+        if self._sentencepiece is None:
+            return [*((name, 0.0) for name in SPECIAL_TOKENS), *((f'<0x{b:02X}>', 0.0) for b in range(256))]
+        model = self._sentencepiece
+        return [(model.id_to_piece(i), model.get_score(i)) for i in range(model.vocab_size())]
+
+    @property
     def vocab_size(self) -> int:
         return len(self._bytes)
 

@@ -6,6 +6,7 @@ printable characters (GPT-2, Llama 3, Qwen), and those made like SentencePiece, 
 what they do not know in bytes `<0x41>` (Llama 2, Mistral, Gemma).
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -37,7 +38,6 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         super().__init__(files, where, FILE)
         try:
             self._settings = json.loads(files[FILE])
-            self._meant = _open(files[FILE].decode(), self._description)
             self._plain = _open(files[FILE].decode(), self._description)
         except ImportError as error:
             raise UserError(
@@ -46,8 +46,8 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f'{where / FILE} is damaged ({first_line(error)}); restore it from its source') from error
         self._plain.encode_special_tokens = True  # a text that spells a special token is text
-        added = self._meant.get_added_tokens_decoder()
-        ids = self._meant.get_vocab(with_added_tokens=True)
+        added = self._plain.get_added_tokens_decoder()
+        ids = self._plain.get_vocab(with_added_tokens=True)
         bytes_of, self.leading_space = _decoder(self._settings.get('decoder'), where)
         self._bytes = [b''] * (1 + max(ids.values()))
         for piece, i in ids.items():
@@ -79,8 +79,13 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         found = self._meant.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
+    @functools.cached_property
+    def _meant(self) -> Any:
+        """The same where a text that spells a special token means it. Opened when there is a conversation."""
+        return _open(self.files[FILE].decode(), self._description)
+
     def special_in(self, text: str) -> str | None:
-        normalizer = self._meant.normalizer
+        normalizer = self._plain.normalizer
         spelled = super().special_in(text)
         return super().special_in(normalizer.normalize_str(text)) if spelled is None and normalizer else spelled
 
@@ -102,16 +107,21 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         """What the file's post-processor puts before a text; without one, what tokenizer_config.json says."""
         if self._settings.get('post_processor') is None:
             return (self.bos_id,) if self._description.add_bos and self.bos_id is not None else ()
-        bare = self._meant.encode('a', add_special_tokens=False).ids
-        whole = self._meant.encode('a', add_special_tokens=True).ids
+        bare = self._plain.encode('a', add_special_tokens=False).ids
+        whole = self._plain.encode('a', add_special_tokens=True).ids
         at = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
         return tuple(whole[:at])
 
     def _losses(self):
         """What of a text may not come back, for people."""
+        undone = {
+            (step['content'], step['pattern'].get('String'))
+            for step in _steps(self._settings.get('decoder'), 'decoders')
+            if step['type'] == 'Replace'
+        }
         for step in _steps(self._settings.get('normalizer'), 'normalizers'):
-            keeps = step['type'] in ('Prepend',) or (step['type'] == 'Replace' and step.get('content') == '▁')
-            if not keeps:
+            replaces = step['type'] == 'Replace' and (step['pattern'].get('String'), step['content']) in undone
+            if not (replaces or step['type'] == 'Prepend'):
                 yield f'normalises texts ({step["type"]}), so some come back changed'
         model = self._settings.get('model', {})
         if self._spells_bytes():

@@ -13,7 +13,7 @@ from llm.tokenizer.special_tokens import Description
 
 
 class ImportedTokenizer(Tokenizer):
-    """A tokenizer with the files that it came in, and the names they give to its special tokens."""
+    """A tokenizer with the files that it came in (`files`, by name), and the names they give to its special tokens."""
 
     exact = False
 
@@ -24,7 +24,7 @@ class ImportedTokenizer(Tokenizer):
             where: their folder, for errors.
             vocabulary: the file that has the tokens.
         """
-        self._files, self._where, self._vocabulary = dict(files), where, vocabulary
+        self.files, self._where, self._vocabulary = dict(files), where, vocabulary
         self._description = Description(files, where)
         self.chat_template = self._description.template
 
@@ -43,7 +43,8 @@ class ImportedTokenizer(Tokenizer):
                     f'{self._where}: the {name}_token {text!r} is not in {self._vocabulary}; restore the files from '
                     'their source'
                 )
-            stated = self._description.stated_ids(name)  # older directories name it there only
+            # Older directories name none of them here, but in what they say of the model.
+            stated = () if self._description.named else self._description.stated_ids(name)
             found = (
                 ids.get(text) if text is not None else stated[0] if stated and stated[0] < len(self._bytes) else None
             )
@@ -67,10 +68,10 @@ class ImportedTokenizer(Tokenizer):
     @property
     def digest(self) -> str:
         ids = [self.bos_id, self.eos_id, self.unk_id, list(self.prefix_ids), sorted(self.special)]
-        digest = hashlib.sha256(self._files[self._vocabulary])
+        digest = hashlib.sha256(self.files[self._vocabulary])
         digest.update(json.dumps(ids).encode())
         digest.update(json.dumps(sorted(self._description.added.items())).encode())
         return digest.hexdigest()
 
     def save_in(self, folder: str | os.PathLike) -> None:
-        write_files(self._files, folder)
+        write_files(self.files, folder)

@@ -65,12 +65,16 @@ class SentencePieceTokenizer(ImportedTokenizer):
         self._byte_ids = {data[0]: i for i, data in enumerate(self._bytes[: model.vocab_size()]) if model.is_byte(i)}
         ordinary = [token.content for i, token in added.items() if i not in self.special]
         self._ordinary = _pattern(ordinary)
+        self._apart = re.compile(f'{self._ordinary.pattern}|{_NOT_UTF8.pattern}')  # what SentencePiece is not given
         self._meant = _pattern([*ordinary, *self.special.values()])
         self._ids = ids
         self.losses = tuple(self._losses())
 
     def encode_batch(self, texts: Sequence[str | bytes], num_threads: int) -> list[list[int]]:
-        return [self._encode(string(text)) for text in texts]
+        texts = [string(text) for text in texts]
+        if not any(self._apart.search(text) for text in texts):
+            return self._model.encode(texts, num_threads=num_threads)
+        return [self._encode(text) for text in texts]
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids, spans = [], []

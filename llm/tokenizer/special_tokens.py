@@ -42,7 +42,8 @@ class Description:
         """
         self._files, self._where = files, where
         config = self._json('tokenizer_config.json')
-        names = {name: content(value) for name, value in self._json('special_tokens_map.json').items()}
+        by_map = self._json('special_tokens_map.json')
+        names = {name: content(value) for name, value in by_map.items()}
         names |= {name: content(value) for name, value in config.items() if name.endswith('_token')}
         self._ids = self._json('config.json') | self._json('generation_config.json')
         texts = {name: text for name, text in names.items() if text is not None and name.endswith('_token')}
@@ -51,7 +52,7 @@ class Description:
         listed = {
             text
             for name in ('additional_special_tokens', 'extra_special_tokens')
-            for text in map(content, _values(config.get(name)))
+            for text in map(content, _values(config.get(name, by_map.get(name))))
             if text
         }
         self.listed = listed - self.special_texts

@@ -25,7 +25,7 @@ from llm.parallel import mesh as mesh_lib
 from llm.parallel.row_programs import RowPrograms
 from llm.tokenizer import open_workdir
 from llm.training.checkpoint import load_params
-from llm.training.rewards import RewardSource, completion_ids
+from llm.training.rewards import RewardSource, completion_ids, completion_texts
 from llm.workdir import Workdir
 
 ROWS = 128  # answers drawn together
@@ -135,7 +135,7 @@ def draw_answers(
             drawn = draw(params, batch['prompts'][:, :width], batch['prompt_lengths'], seeds[rows].reshape(-1))
             given = rewards(drawn, lambda rows=rows: table.columns(chosen[rows]), number + 1)
             ids, counts = jax.device_get(completion_ids(drawn, new))
-            found = [tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
+            found = completion_texts(tokenizer, ids, counts, table.columns(chosen[rows])['prompts'])
             texts += [found[i * samples : (i + 1) * samples] for i in range(real)]
             ended.append(np.asarray(drawn.ended).reshape(-1, samples)[:real])
             scores.append(np.asarray(given).reshape(-1, samples)[:real])

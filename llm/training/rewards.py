@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from llm import runtime
+from llm.chat import Message
 from llm.config import Config, RewardConfig
 from llm.errors import UserError
 from llm.inference.rollout import Rollout
@@ -87,7 +88,7 @@ class RewardSource:
 
     def _ask(self, rolled: Rollout, columns: dict[str, list], step: int | None) -> Float[np.ndarray, 'rows']:
         ids, counts = (self._programs.local(x) for x in self._ids(rolled))
-        completions = [self._tokenizer.decode(row[:count]) for row, count in zip(ids, counts)]
+        completions = completion_texts(self._tokenizer, ids, counts, columns['prompts'])
         columns = {name: [value for value in values for _ in range(self._samples)] for name, values in columns.items()}
         return call_function(self._function, self._config.function, step, completions, columns)
 
@@ -198,3 +199,21 @@ def completion_ids(rolled: Rollout, max_new_tokens: int) -> tuple[Int[Array, 'ro
     place = rolled.prompt_lengths[:, None] + jnp.arange(max_new_tokens, dtype=jnp.int32)[None, :]
     ids = jnp.take_along_axis(rolled.tokens, jnp.minimum(place, width - 1), axis=1)
     return ids, rolled.lengths - rolled.prompt_lengths
+
+
+def completion_texts(
+    tokenizer: Tokenizer,
+    ids: Int[np.ndarray, 'rows new'],
+    counts: Int[np.ndarray, 'rows'],
+    prompts: Sequence[str | list[Message]],
+) -> list[str]:
+    """What responses say: to a plain text they are how it goes on, in a conversation a text of their own.
+
+    Args:
+        tokenizer: the policy's.
+        ids, counts: see `completion_ids`.
+        prompts: as the rows have them; to each as many responses follow each other.
+    """
+    each = len(ids) // len(prompts)
+    plain = [isinstance(prompt, str) for prompt in prompts for _ in range(each)]
+    return [tokenizer.decode(row[:count], continued) for row, count, continued in zip(ids, counts, plain)]

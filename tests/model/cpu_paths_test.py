@@ -53,7 +53,7 @@ def test_the_fast_ways_equal_the_plain_ones(values, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize('activation', ['gelu', 'relu', 'relu2', 'swiglu', 'geglu'])
+@pytest.mark.parametrize('activation', ['gelu', 'gelu_exact', 'relu', 'relu2', 'swiglu', 'geglu', 'geglu_exact'])
 def test_written_out_slopes_are_the_derivatives(activation):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64,)) * 3, jnp.float32)
     value, slope = feed_forward._value_and_slope(activation, x)

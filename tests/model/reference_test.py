@@ -35,6 +35,7 @@ EVERYTHING = GEMMA2 | {
     'embedding_norm': True,
     'norm': 'layernorm',
 }
+TURNS = {'rope_factor': 4.0, 'rope_original_context': 20, 'rope_slow_turns': 0.3, 'rope_fast_turns': 2.0}
 CASES = {
     'llama': {},
     'gpt2': GPT2,
@@ -51,6 +52,14 @@ CASES = {
     'alibi': {'position': 'alibi'},
     'alibi_six_heads_softcap': {'position': 'alibi', 'num_heads': 6, 'width': 12, 'attention_softcap': 1.0},
     'rope_base': {'rope_base': 20.0},
+    'rope_linear': {'rope_scaling': 'linear', 'rope_factor': 4.0},
+    'rope_llama3': {'rope_scaling': 'llama3', 'head_dim': 10, 'rope_base': 50.0} | TURNS,
+    'rope_yarn': {'rope_scaling': 'yarn', 'head_dim': 10, 'rope_base': 50.0} | TURNS,
+    'rope_yarn_loud': {'rope_scaling': 'yarn', 'rope_amplitude': 0.7, 'rope_whole_pairs': False} | TURNS,
+    'local_rope': {'local_rope_base': 5.0, 'windows': (3, None), 'rope_scaling': 'linear', 'rope_factor': 4.0},
+    'local_rope_everywhere': {'local_rope_base': 5.0, 'windows': (3,)},
+    'gelu_exact': {'activation': 'gelu_exact'},
+    'geglu_exact': {'activation': 'geglu_exact'},
     'attention_softcap': {'attention_softcap': 0.5},
     'qk_norm_unit_offset': {'qk_norm': True, 'norm_unit_offset': True},
     'window_pattern': {'windows': (1, 4, None), 'num_layers': 5},

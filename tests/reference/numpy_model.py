@@ -48,6 +48,11 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu_exact(x):
+    """x times the probability that a standard normal number is below x."""
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
 def silu(x):
     return x / (1 + np.exp(-x))
 
@@ -56,17 +61,59 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-def rope(x, positions, base):
+def rope(x, positions, base, frequencies=None):
     """Su et al. 2021 with the halves paired: features i and i + K/2 turn by position * base^(-2i/K).
 
-    x is (B, T, heads, K), positions (B, T).
+    x is (B, T, heads, K), positions (B, T); frequencies (K/2) may be given in place of those of the base.
     """
     half = x.shape[-1] // 2
-    frequencies = base ** (-2 * np.arange(half) / x.shape[-1])
+    frequencies = base ** (-2 * np.arange(half) / x.shape[-1]) if frequencies is None else np.array(frequencies)
     angles = positions[:, :, None, None] * frequencies
     first, second = x[..., :half], x[..., half:]
     turned = first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles)
     return np.concatenate(turned, axis=-1)
+
+
+def scaled_frequency(pair, config):
+    """The frequency of one pair of features in a context that was made longer.
+
+    All are divided by the factor (Chen et al. 2023), or only the slow ones: the fast ones stay, and those in between
+    are mixed by how many turns they make in the original context (Llama 3.1) or by their number (Peng et al. 2023).
+    """
+    frequency = config.rope_base ** (-2 * pair / config.key_size)
+    if config.rope_scaling == 'none':
+        return frequency
+    if config.rope_scaling == 'linear':
+        return frequency / config.rope_factor
+    context, slow, fast = config.rope_original_context, config.rope_slow_turns, config.rope_fast_turns
+    if config.rope_scaling == 'llama3':
+        turns = context * frequency / (2 * math.pi)
+        if turns > fast:
+            return frequency
+        if turns < slow:
+            return frequency / config.rope_factor
+        smooth = (turns - slow) / (fast - slow)
+        return (1 - smooth) * frequency / config.rope_factor + smooth * frequency
+    # YaRN: the pair that makes n turns in the context, solved for its number
+    begin, end = (
+        config.key_size * math.log(context / (2 * math.pi * n)) / (2 * math.log(config.rope_base)) for n in (fast, slow)
+    )
+    if config.rope_whole_pairs:
+        begin, end = math.floor(begin), math.ceil(end)
+    begin, end = max(begin, 0), min(end, config.key_size - 1)
+    ramp = min(max((pair - begin) / (end - begin), 0), 1)
+    return (1 - ramp) * frequency + ramp * frequency / config.rope_factor
+
+
+def rope_of(x, positions, config, local):
+    """What a layer does to its queries or keys; a local layer has a base of its own and no scaling."""
+    if local:
+        return rope(x, positions, config.local_rope_base)
+    turned = rope(x, positions, None, [scaled_frequency(pair, config) for pair in range(config.key_size // 2)])
+    if config.rope_scaling == 'yarn':
+        own = 0.1 * math.log(config.rope_factor) + 1
+        turned = turned * (own if config.rope_amplitude is None else config.rope_amplitude)
+    return turned
 
 
 def sinusoids(positions, width):
@@ -131,7 +178,8 @@ def self_attention(x, params, config, segment_ids, positions, window):
         q = rms_norm(q, params['query_norm']['scale'] + offset, config.norm_epsilon)
         k = rms_norm(k, params['key_norm']['scale'] + offset, config.norm_epsilon)
     if config.position == 'rope':
-        q, k = rope(q, positions, config.rope_base), rope(k, positions, config.rope_base)
+        local = window is not None and config.local_rope_base is not None
+        q, k = (rope_of(x, positions, config, local) for x in (q, k))
     bias = 0.0
     if config.position == 'alibi':
         distance = positions[:, None, :, None] - positions[:, None, None, :]
@@ -148,11 +196,12 @@ def self_attention(x, params, config, segment_ids, positions, window):
 def feed_forward(x, params, activation):
     """Shazeer 2020 for the gated ones, So et al. 2021 for relu2."""
     up = linear(x, params['up'])
-    if activation in ('swiglu', 'geglu'):
-        gate = {'swiglu': silu, 'geglu': gelu}[activation]
+    if activation in ('swiglu', 'geglu', 'geglu_exact'):
+        gate = {'swiglu': silu, 'geglu': gelu, 'geglu_exact': gelu_exact}[activation]
         hidden = gate(linear(x, params['gate'])) * up
     else:
-        hidden = {'gelu': gelu, 'relu': relu, 'relu2': lambda u: relu(u) ** 2}[activation](up)
+        kinds = {'gelu': gelu, 'gelu_exact': gelu_exact, 'relu': relu, 'relu2': lambda u: relu(u) ** 2}
+        hidden = kinds[activation](up)
     return linear(hidden, params['down'])
 
 
@@ -248,7 +297,7 @@ def parameter_shapes(config):
     }
     if config.qk_norm:
         blocks['attention'] |= {name: {'scale': (config.key_size,)} for name in ('query_norm', 'key_norm')}
-    if config.activation in ('swiglu', 'geglu'):
+    if config.activation in ('swiglu', 'geglu', 'geglu_exact'):
         blocks['feed_forward']['gate'] = projection(width, hidden, 'feed_forward')
     if config.norm_placement == 'both':
         blocks |= {'attention_post_norm': norm, 'feed_forward_post_norm': norm}

@@ -1,0 +1,1 @@
+"""Weights, tokenizers and evaluations of others, in and out."""
