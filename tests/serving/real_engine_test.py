@@ -10,7 +10,7 @@ import sys
 import jax
 import openai
 import pytest
-from scripted_engine import make_generator
+from scripted_engine import make_generator, make_params
 
 from llm import chat, config_json
 from llm.config import CheckpointConfig, Config, DataConfig
@@ -21,12 +21,13 @@ from llm.training.ledger import new_record
 from llm.training.train_state import state_from_params
 from llm.workdir import Workdir
 
+CONTEXT = 96
 PROMPTS = ('a', 'def f(x):', 'x' * 30, 'é', 'one two three')
 
 
 @pytest.fixture(scope='module')
 def generator():
-    return make_generator(context=96)
+    return make_generator(CONTEXT)
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +81,7 @@ def test_the_command_from_the_address_to_the_exit_code(generator, tmp_path):
     config = Config(model=generator.model.config, data=DataConfig(sequence_length=8))
     workdir = Workdir(tmp_path / 'small')
     workdir.path.mkdir()
-    state = jax.jit(lambda params: state_from_params(config, params, 0))(generator.params)
+    state = jax.jit(lambda params: state_from_params(config, params, 0))(make_params(CONTEXT)[1])
     checkpoints = Checkpoints(workdir.checkpoints)
     record = new_record() | {'config': config_json.to_dict(config)}
     checkpoints.save(0, state.stored(), record, CheckpointConfig())
