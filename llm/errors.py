@@ -16,8 +16,8 @@ class MachineError(Exception):
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved. Exit code 128 + signal, as a shell reports it."""
 
-    def __init__(self, signal_number: int):
-        super().__init__(f'stopped by signal {signal_number}; the same command goes on from here')
+    def __init__(self, signal_number: int, outcome: str = 'the same command goes on from here'):
+        super().__init__(f'stopped by signal {signal_number}; {outcome}')
         self.exit_code = 128 + signal_number
 
 

@@ -14,6 +14,7 @@ from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.interface import Tokenizer
 
 Message = dict[str, Any]
+_PROBE = 'what the assistant says'
 
 
 def encode(
@@ -74,21 +75,24 @@ def encode_exchange(
 @functools.lru_cache(maxsize=8)
 def end_id(tokenizer: Tokenizer) -> int | None:
     """The special token that closes the assistant's turn, found in a conversation that the template writes."""
-    question = {'role': 'user', 'content': 'a'}
-    prompt = encode_prompt(tokenizer, [question])
-    ids, _ = _written(tokenizer, [question, {'role': 'assistant', 'content': 'b'}])
-    return next((i for i in ids[_common_prefix(prompt, ids) :] if i in tokenizer.special), None)
+    text, ids, spans = _written(tokenizer)
+    end = text.rfind(_PROBE) + len(_PROBE)
+    after = (i for i, (start, _) in zip(ids, spans) if start >= end and i in tokenizer.special)
+    return next(after, None) if _PROBE in text else None
 
 
 @functools.lru_cache(maxsize=8)
 def special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The special tokens that the template writes around turns: whoever writes one has finished his own."""
-    ids, _ = _written(tokenizer, [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}])
+    _, ids, _ = _written(tokenizer)
     return tuple(sorted({i for i in ids if i in tokenizer.special}))
 
 
-def _written(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], Any]:
-    return tokenizer.encode_rendered(_template(tokenizer).render(messages, add_generation_prompt=False).text)
+def _written(tokenizer: Tokenizer) -> tuple[str, list[int], list[tuple[int, int]]]:
+    """A short conversation."""
+    talk = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': _PROBE}]
+    text = _template(tokenizer).render(talk, add_generation_prompt=False).text
+    return text, *tokenizer.encode_rendered(text)
 
 
 def _template(tokenizer: Tokenizer) -> ChatTemplate:

@@ -9,6 +9,8 @@ few seeds nothing else gives an interval that holds, and nothing can check it.
                   can hardly reach beyond the differences that were seen; below about 10 seeds it is a second opinion
     effect size   mean / standard deviation of the differences, d_z, with Hedges' (1981) correction for small samples
     p values      of the two-sided paired t test; Holm's (1979) correction over the arms of one question
+
+What is measured on one model over many samples (an accuracy, bits per byte) has other errors, at the end of this file.
 """
 
 import math
@@ -254,6 +256,56 @@ def _more_seeds(difference: Difference) -> str:
     return f'about {difference.seeds_needed:,} seeds would be needed to see a difference of this size'
 
 
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of a mean over samples: standard deviation / sqrt(n); None for a single sample."""
+    x = _finite(values)
+    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else None
+
+
+def ratio_error(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
+    """Standard error of a ratio of sums, sum(a) / sum(b), over samples (Cochran 1977, section 2.11).
+
+    Bits per byte is one: documents are drawn, not bytes, and a document's bytes go together.
+
+    Args:
+        numerators, denominators: one number per sample; the denominators' sum is positive.
+
+    Returns:
+        None for a single sample.
+    """
+    a, b = _finite(numerators), _finite(denominators)
+    n = len(a)
+    if n < 2:
+        return None
+    distance = a - a.sum() / b.sum() * b
+    return float(math.sqrt(n / (n - 1) * np.sum(distance**2)) / b.sum())
+
+
+def normal_quantile(confidence: float = CONFIDENCE) -> float:
+    """How many standard errors an interval reaches to each side, of many samples: 1.96 for 95%."""
+    return float(scipy.special.ndtri((1 + confidence) / 2))
+
+
+def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """A rate with Wilson's (1927) score interval, which stays in [0, 1] and holds for few samples and rates of 0 and 1.
+
+    Args:
+        successes: of the n; a tie may count as half.
+        n: samples, at least 1.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: unless 0 <= successes <= n and 1 <= n.
+    """
+    if not (n >= 1 and 0 <= successes <= n):
+        raise ValueError(f'{successes} of {n} is no rate')
+    z = normal_quantile(confidence)
+    rate = successes / n
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return Interval(rate, max(0.0, middle - half), min(1.0, middle + half))
+
+
 def number(value: float) -> str:
     """A measure with four decimals, or more for what would be 0 then."""
     return f'{value:.4f}' if value == 0 or abs(value) >= 5e-4 else f'{value:.2g}'
@@ -271,5 +323,5 @@ def _quantile(confidence: float, n: int) -> float:
 def _finite(values: Sequence[float]) -> np.ndarray:
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
-        raise ValueError(f'statistics over seeds need at least one finite number, not {values!r}')
+        raise ValueError(f'statistics need at least one finite number, not {values!r}')
     return x

@@ -1,4 +1,4 @@
-"""Write text with a trained model: sampling or beam search, streamed to stdout."""
+"""Write text with a trained model: sampling or beam search, streamed to stdout, or for every prompt of a file."""
 
 import dataclasses
 import pathlib
@@ -13,10 +13,16 @@ from llm.errors import UserError
 
 @dataclass(frozen=True)
 class Args:
-    """`python -m llm generate --workdir DIR --prompt TEXT`. Stdout gets what follows the prompt, not the prompt."""
+    """`python -m llm generate --workdir DIR --prompt TEXT`. Stdout gets what follows the prompt, not the prompt.
+
+    With --prompts FILE --out FILE: every prompt of a file, many at a time; the same command goes on after a stop.
+    """
 
     workdir: pathlib.Path  # folder of the run whose model writes
-    prompt: str  # text to continue; - reads all of stdin, its last newline included
+    prompt: str | None = None  # text to continue; - reads all of stdin, its last newline included
+    prompts: pathlib.Path | None = None  # JSON lines to continue instead: {"prompt": text}, or {"messages": [...]}
+    out: pathlib.Path | None = None  # where what is written for --prompts goes, as JSON lines
+    slots: int = 16  # texts of --prompts written at a time
     chat: bool = False  # the prompt is a message, and what follows it the answer of a model fine-tuned on conversations
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
@@ -50,6 +56,8 @@ NOT_WITH_BEAMS = (
     'stop',
     'past_context',
 )
+NOT_WITH_PROMPTS = ('beam_size', 'best_of', 'show_probabilities', 'past_context')
+ONLY_WITH_PROMPTS = ('out', 'slots')
 TABLE_ROWS = 10
 BAR_WIDTH = 10  # characters of a probability of 1
 
@@ -77,6 +85,9 @@ def run(args: Args) -> None:
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
+    if args.prompts:
+        write_all(args, workdir, samplings[0])
+        return
     generator = load_generator(workdir, args.step, args.ema, args.chat)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
     if args.chat:
@@ -111,6 +122,13 @@ def run(args: Args) -> None:
 
 def check(args: Args) -> None:
     """Refuses what a setting of its own cannot see: numbers of texts and beams, and what does not combine."""
+    if (args.prompt is None) == (args.prompts is None):
+        raise UserError('what is to be continued? give either --prompt TEXT or --prompts FILE')
+    if (args.prompts is None) != (args.out is None):
+        raise UserError('--prompts and --out go together: what is written for a file of prompts goes to another')
+    alone = NOT_WITH_PROMPTS if args.prompts else ONLY_WITH_PROMPTS
+    if given := [option(name) for name in alone if getattr(args, name) != DEFAULTS[name]]:
+        raise UserError(f'{", ".join(given)} does not go with {"--prompts" if args.prompts else "--prompt"}; drop it')
     if args.max_new_tokens < 1:
         raise UserError(f'--max-new-tokens is {args.max_new_tokens}; ask for at least 1')
     if args.num_samples < 1:
@@ -122,13 +140,37 @@ def check(args: Args) -> None:
     if args.beam_size < 0:
         raise UserError(f'--beam-size is {args.beam_size}; it must be at least 1, or 0 to sample')
     clashes = NOT_WITH_BEAMS if args.beam_size else ('length_penalty',)
-    given = [f'--{name.replace("_", "-")}' for name in clashes if getattr(args, name) != DEFAULTS[name]]
+    given = [option(name) for name in clashes if getattr(args, name) != DEFAULTS[name]]
     if given and args.beam_size:
         raise UserError(
             f'{", ".join(given)} and --beam-size do not combine: beams are not drawn or cut; drop the one or the other'
         )
     if given:
         raise UserError('--length-penalty belongs to beam search; add --beam-size, or drop it')
+
+
+def option(name: str) -> str:
+    """How a field is spelled on the command line."""
+    return '--' + name.replace('_', '-')
+
+
+def write_all(args: Args, workdir, sampling) -> None:
+    """Writes the file of `--out`; how many texts could not be written on stderr.
+
+    Raises:
+        UserError: for a file of prompts that is none, or an output that is there already.
+    """
+    from llm.inference.generate import load_generator
+    from llm.inference.prompt_file import Settings, write_file
+    from llm.training.checkpoint import Checkpoints, checked_step
+
+    settings = Settings(sampling, args.max_new_tokens, args.num_samples, args.stop, args.chat)
+    step = checked_step(workdir, Checkpoints(workdir.checkpoints), args.step)  # what goes on goes on with this one
+    generator = load_generator(workdir, step, args.ema, args.chat)
+    source = f'{args.workdir.resolve()} step {step}{" ema" * args.ema}'
+    failed = write_file(generator, args.prompts, args.out, settings, source, args.slots)
+    if failed:
+        print(f'{failed} texts could not be written; their rows in {args.out} say why', file=sys.stderr)
 
 
 def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list) -> None:

@@ -93,6 +93,31 @@ def _open_files(source: str, pattern: str, read_file: Callable[[pathlib.Path, st
     return Corpus(source, fingerprint, size, read)
 
 
+def open_folder(folder: str | os.PathLike, config: DataConfig) -> Corpus:
+    """Every text file in a folder and those in it, one document each; hidden and binary ones are passed over.
+
+    A file is binary if a zero byte is among its first 8,192, as Git has it.
+
+    Raises:
+        UserError: if there are none.
+    """
+    source = f'{os.fspath(folder)}/'
+    files = [file for file in find_files(source, f'{glob.escape(os.fspath(folder))}/**/*') if not _is_binary(file[1])]
+    if not files:
+        raise UserError(f'{source} has no text file; check the path')
+
+    def read():
+        for identity, path in files:
+            yield from _text(path, identity, config)
+
+    return Corpus(source, *_fingerprint(path for _, path in files), read)
+
+
+def _is_binary(path: pathlib.Path) -> bool:
+    with _readable(path), open(path, 'rb') as file:
+        return b'\0' in file.read(8192)
+
+
 def find_files(source: str, pattern: str) -> list[tuple[str, pathlib.Path]]:
     """The files of a pattern, each with its path relative to the folders before the first wildcard, in that order.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llm.errors import UserError
-from llm.inference import beam_search
+from llm.inference import beam_search, prepared
 from llm.inference.decode import Decoder, PastContext
 from llm.inference.sampling import SamplingParams
 from llm.model.transformer import Transformer
@@ -109,7 +109,7 @@ class Generator:
             UserError: if the tokenizer has tokens that the model does not know.
         """
         tokenizer.check_fits(model.config.vocab_size)
-        self.model, self.params, self.tokenizer = model, params, tokenizer
+        self.model, self.params, self.tokenizer = model, prepared.ready(params, model.config), tokenizer
         known = (i for i in (*tokenizer.stop_ids, *stop_ids) if i < model.config.vocab_size)
         self.stop_ids = tuple(dict.fromkeys(known))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from llm.errors import MachineError, UserError
 from llm.inference.decode import check_prompt
-from llm.inference.generate import Completion, Generator, Transcript
+from llm.inference.generate import Completion, Generator, Prompt, Transcript
 from llm.inference.sampling import SamplingParams
 from llm.inference.slots import MOST_TOP
 
@@ -27,7 +27,7 @@ class EngineStopped(MachineError):
 class Request:
     """A prompt to continue, and how."""
 
-    prompt: Sequence[int]  # ids; like a Generator, the engine puts one <bos> before them unless they begin with one
+    prompt: Prompt  # ids, taken as they are, or text, which gets what the tokenizer puts before one
     sampling: SamplingParams  # how tokens are drawn, with a seed of its own
     max_new_tokens: int  # most tokens to write
     stop: tuple[str, ...] = ()  # strings that end the text

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from llm.inference.decode import next_logits, prefill
+from llm.inference.prepared import prepare
 from llm.model.kv_cache import KVCache
 from llm.model.transformer import Transformer
 from llm.tokenizer import EOS
@@ -73,6 +74,7 @@ def rollout(
     samples, rest = divmod(seeds.shape[0], prompts.shape[0])
     if rest or not samples:
         raise ValueError(f'{seeds.shape[0]} seeds for {prompts.shape[0]} prompts; give each prompt as many')
+    params = prepare(params, model.config)
     cache = _read(model, params, prompts, prompt_lengths, width + max_new_tokens - 1)
     last = jnp.take_along_axis(prompts, prompt_lengths[:, None] - 1, axis=1)[:, 0]  # read by the first step
     each = lambda x, axis=0: jnp.repeat(x, samples, axis=axis) if samples > 1 else x

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from llm.config import ModelConfig
-from llm.model import attention_backends, kv_cache
+from llm.model import attention_backends
 from llm.model.attention_reference import dot_product_attention
 from llm.model.dtypes import activation_dtype
+from llm.model.kv_cache import LayerCache
 from llm.model.linear import Linear, multiply_together
 from llm.model.masks import UNBOUNDED, inside_window
 from llm.model.norms import Norm
@@ -46,9 +47,9 @@ class Attention(nn.Module):
         x: Float[Array, 'batch length width'],
         context: Context,
         window: Int[Array, ''] | None,
-        cached: tuple[Array, Array] | None,
-    ) -> tuple[Float[Array, 'batch length width'], tuple[Array, Array] | None]:
-        """Returns the update to the residual stream, and this layer's keys and values if there is a cache."""
+        cached: LayerCache | None,
+    ) -> tuple[Float[Array, 'batch length width'], LayerCache | None]:
+        """Returns the update to the residual stream, and the cache, if there is one, with the new keys and values."""
         config = self.config
         query, key, value = self._projections(x)
         if config.qk_norm:
@@ -64,9 +65,8 @@ class Attention(nn.Module):
         query = constrain(query, 'batch', 'heads', 'length', None)
         key, value = (constrain(x, 'batch', 'heads', None, None) for x in (key, value))  # of all positions
         if cached is not None:
-            key = kv_cache.write(cached[0], key, context.write_at)
-            value = kv_cache.write(cached[1], value, context.write_at)
-            cached = (key, value)
+            cached = cached.write(key, value, context.write_at)
+            key, value = cached.read()
         settings = {
             'scale': attention_scale(config),
             'softcap': config.attention_softcap,

@@ -7,6 +7,7 @@ from llm.config import ModelConfig
 from llm.model.attention import Attention, Context
 from llm.model.dropout import Dropout
 from llm.model.feed_forward import FeedForward
+from llm.model.kv_cache import LayerCache
 from llm.model.norms import Norm
 from llm.parallel.axes import constrain
 
@@ -25,10 +26,10 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, 'batch length width'],
-        layer: tuple[Int[Array, ''] | None, tuple[Array, Array] | None],
+        layer: tuple[Int[Array, ''] | None, LayerCache | None],
         context: Context,
-    ) -> tuple[Float[Array, 'batch length width'], tuple[Array, Array] | None]:
-        """Takes the residual stream and (window, cached keys and values) of this layer; returns both, updated."""
+    ) -> tuple[Float[Array, 'batch length width'], LayerCache | None]:
+        """Takes the residual stream and (window, cache) of this layer; returns stream and cache, updated."""
         window, cached = layer
         attention, feed_forward = (
             Attention(self.config, name='attention'),

@@ -15,16 +15,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
+from llm.model.kernels import Kernel
 from llm.model.parametrization import start_factor
 
 Role = Literal['input', 'output', 'head']
 
 
-def random_parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], dtype: str) -> Array:
-    """`module.param`, drawn from a key that depends on the path alone.
+def random_parameter(
+    module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], dtype: str
+) -> Array | Kernel:
+    """`module.param`, drawn from a key that depends on the path alone; or a kernel for reading in its place.
 
     Linen's own key also counts the parameters made before, which changes when one is added.
     """
+    if isinstance(stored := module.get_variable('params', name), Kernel):
+        return stored
 
     def from_path(key, shape, dtype):
         if 'params' in module.scope.rngs:  # absent under `apply`, where Linen only checks the shape

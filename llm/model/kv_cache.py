@@ -4,29 +4,28 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from llm.config import ModelConfig
-from llm.model.dtypes import activation_dtype
 
 
 class KVCache(NamedTuple):
     """An immutable pytree: the model takes one and returns the next.
 
     Attributes:
-        keys, values: what each layer stored; slots at or past a row's length hold nothing.
+        keys, values: what each layer stored, in `stored_dtype`; slots at or past a row's length hold nothing.
         lengths: tokens stored in each row.
     """
 
-    keys: Float[Array, 'layers batch kv_heads capacity head_dim']
-    values: Float[Array, 'layers batch kv_heads capacity head_dim']
+    keys: Shaped[Array, 'layers batch kv_heads capacity head_dim']
+    values: Shaped[Array, 'layers batch kv_heads capacity head_dim']
     lengths: Int[Array, 'batch']
 
     @classmethod
     def create(cls, config: ModelConfig, batch: int, capacity: int) -> 'KVCache':
         """An empty cache for `batch` rows of at most `capacity` tokens."""
         shape = (config.num_layers, batch, config.kv_heads, capacity, config.key_size)
-        empty = jnp.zeros(shape, activation_dtype(config))
+        empty = jnp.zeros(shape, stored_dtype(config.compute_dtype))
         return cls(empty, empty, jnp.zeros((batch,), jnp.int32))
 
     @property
@@ -34,11 +33,40 @@ class KVCache(NamedTuple):
         return self.keys.shape[3]
 
 
-def write(
-    stored: Float[Array, 'batch kv_heads capacity head_dim'],
-    new: Float[Array, 'batch kv_heads length head_dim'],
-    start: Int[Array, 'batch'],
-) -> Float[Array, 'batch kv_heads capacity head_dim']:
-    """Puts row b's new entries at slots start[b] and on."""
-    place = lambda row, new_row, at: jax.lax.dynamic_update_slice(row, new_row, (0, at, 0))
-    return jax.vmap(place)(stored, new.astype(stored.dtype), start)
+def stored_dtype(dtype: str) -> jnp.dtype:
+    """What a cache holds numbers of `dtype` in: themselves, but on a CPU the bits of 16-bit ones.
+
+    There the compiler writes one bfloat16 into an array by converting all of it to float32 and back.
+    """
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.uint16) if jax.default_backend() == 'cpu' and dtype.itemsize == 2 else dtype
+
+
+class LayerCache(NamedTuple):
+    """One layer's part of a cache, which is written where it lies: nothing else of the cache is copied."""
+
+    keys: Shaped[Array, 'layers batch kv_heads capacity head_dim']
+    values: Shaped[Array, 'layers batch kv_heads capacity head_dim']
+    layer: int
+    dtype: str  # what attention multiplies in
+
+    def write(
+        self,
+        key: Float[Array, 'batch kv_heads length head_dim'],
+        value: Float[Array, 'batch kv_heads length head_dim'],
+        start: Int[Array, 'batch'],
+    ) -> 'LayerCache':
+        """Puts row b's new entries at slots start[b] and on."""
+
+        def place(row, new, at):
+            return jax.lax.dynamic_update_slice(row, new[None], (self.layer, 0, at, 0))
+
+        put = jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)
+        bits = lambda x, stored: jax.lax.bitcast_convert_type(x.astype(self.dtype), stored.dtype)
+        keys = put(self.keys, bits(key, self.keys), start)
+        return self._replace(keys=keys, values=put(self.values, bits(value, self.values), start))
+
+    def read(self) -> tuple[Array, Array]:
+        """Keys and values of the layer, each (batch, kv_heads, capacity, head_dim)."""
+        of = lambda stored: jax.lax.bitcast_convert_type(stored[self.layer], jnp.dtype(self.dtype))
+        return of(self.keys), of(self.values)

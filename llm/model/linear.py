@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from llm.config import ModelConfig
 from llm.model.dtypes import activation_dtype, wide
 from llm.model.initializers import Role, kernel_init, random_parameter
+from llm.model.kernels import Kernel
 from llm.parallel.axes import partitioned
 
 
@@ -22,8 +23,10 @@ def row_major_products() -> bool:
     return jax.default_backend() == 'cpu' and not partitioned()
 
 
-def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'], config: ModelConfig) -> Array:
+def matmul(x: Float[Array, '*batch inner'], kernel: Float[Array, 'inner outer'] | Kernel, config: ModelConfig) -> Array:
     """`x @ kernel` with operands in `compute_dtype`, accumulated in float32. Returns `activation_dtype`."""
+    if isinstance(kernel, Kernel):
+        return kernel.multiply(x, config)
     dtype = jnp.dtype(config.compute_dtype)
     if row_major_products():
         rows = x.reshape(-1, x.shape[-1])
@@ -86,11 +89,17 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, '*batch inner'], multiply: bool = True
-    ) -> Float[Array, '*batch outer'] | tuple[Array, Array | None]:
-        """The product; with `multiply` False the kernel and the bias (or None), for `multiply_together`."""
+    ) -> Float[Array, '*batch outer'] | tuple[Array | Kernel | None, Array | None]:
+        """The product; with `multiply` False the kernel and the bias (or None), for `multiply_together`.
+
+        A kernel prepared for reading may hold those of its neighbours as well, which then have none.
+        """
         param_dtype = self.config.param_dtype
         init = kernel_init(self.config, self.role)
-        kernel = random_parameter(self, 'kernel', init, (x.shape[-1], self.features), param_dtype)
+        if multiply or self.is_initializing() or self.has_variable('params', 'kernel'):
+            kernel = random_parameter(self, 'kernel', init, (x.shape[-1], self.features), param_dtype)
+        else:
+            kernel = None
         bias = None
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.dtype(param_dtype))
@@ -105,10 +114,13 @@ def multiply_together(x: Float[Array, '*batch inner'], layers: list[Linear]) -> 
     One wide product is faster than several narrow ones, and the input and its gradient are read and written once. On
     a mesh the kernels may be cut along the axis that would be joined.
     """
-    if not row_major_products() or len(layers) == 1:
-        return [layer(x) for layer in layers]
+    if len(layers) == 1:
+        return [layers[0](x)]
     kernels, biases = zip(*(layer(x, multiply=False) for layer in layers))
-    joined = matmul(x, jnp.concatenate(kernels, axis=1), layers[0].config)
+    if not isinstance(kernels[0], Kernel) and not row_major_products():
+        return [_with_bias(matmul(x, kernel, layers[0].config), bias) for kernel, bias in zip(kernels, biases)]
+    kernel = kernels[0] if isinstance(kernels[0], Kernel) else jnp.concatenate(kernels, axis=1)
+    joined = matmul(x, kernel, layers[0].config)
     parts = jax.lax.split(joined, [layer.features for layer in layers], axis=joined.ndim - 1)
     return [_with_bias(part, bias) for part, bias in zip(parts, biases)]
 

@@ -14,7 +14,7 @@ from llm.model.block import Block
 from llm.model.dropout import Dropout
 from llm.model.dtypes import wide
 from llm.model.embedding import Embedding
-from llm.model.kv_cache import KVCache
+from llm.model.kv_cache import KVCache, LayerCache
 from llm.model.linear import Linear, row_major_products
 from llm.model.masks import UNBOUNDED, make_mask
 from llm.model.norms import Norm
@@ -151,11 +151,13 @@ class Transformer(nn.Module):
             x = self.embedding_norm(x)
         x = self.embedding_dropout(x, context.example_ids)
         x = constrain(x, 'batch', 'length', None)
-        cached = None if cache is None else (cache.keys, cache.values)
-        x, cached = self.blocks(x, (self._windows(), cached), context)
+        if cache is None and not self._prepared():
+            x, _ = self.blocks(x, (self._windows(), None), context)
+        else:
+            x, cache = self._one_by_one(x, cache, context)
         hidden = self.final_norm(x)
         if cache is not None:
-            cache = KVCache(*cached, key_length)
+            cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
             self.lm_head(hidden)
         return Output(self.unembed(hidden) if with_logits else None, hidden, cache)
@@ -169,6 +171,25 @@ class Transformer(nn.Module):
         if config.logit_softcap is not None:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits
+
+    def _prepared(self):
+        """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
+        return not self.is_initializing() and isinstance(self.variables['params']['blocks'], tuple)
+
+    def _one_by_one(self, x, cache, context):
+        """Layer after layer without a scan, which would copy the whole cache, out of it and into a new one."""
+        config, layers, windows = self.config, self.variables['params']['blocks'], self._windows()
+        if not self._prepared():
+            stacked = layers
+            layers = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.num_layers)]
+        for i, params in enumerate(layers):
+            layer = (
+                None if windows is None else windows[i],
+                None if cache is None else LayerCache(*cache[:2], i, config.compute_dtype),
+            )
+            x, cached = Block(config, parent=None).apply({'params': params}, x, layer, context)
+            cache = None if cache is None else cache._replace(keys=cached.keys, values=cached.values)
+        return x, cache
 
     def _shows_weights(self):
         return self.is_initializing() or self.is_mutable_collection('intermediates')

@@ -43,7 +43,8 @@ class ImportedTokenizer(Tokenizer):
                     f'{self._where}: the {name}_token {text!r} is not in {self._vocabulary}; restore the files from '
                     'their source'
                 )
-            stated = self._description.stated_ids(name)  # older directories name it there only
+            # Older directories name none of them here, but in what they say of the model.
+            stated = () if self._description.named else self._description.stated_ids(name)
             found = (
                 ids.get(text) if text is not None else stated[0] if stated and stated[0] < len(self._bytes) else None
             )

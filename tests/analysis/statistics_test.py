@@ -164,3 +164,39 @@ def test_more_arms_need_more_seeds():
 def test_what_is_no_pair_of_arms_is_refused(arm, base):
     with pytest.raises(ValueError):
         paired_difference(arm, base)
+
+
+@pytest.mark.parametrize(('successes', 'n'), [(8, 10), (0, 10), (10, 10), (1, 1), (50, 1000)])
+@pytest.mark.parametrize('confidence', [0.8, 0.95])
+def test_wilson_interval_is_scipys(successes, n, confidence):
+    interval = statistics.wilson_interval(successes, n, confidence)
+    reference = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method='wilson')
+    assert interval.mean == successes / n
+    assert interval[1:] == pytest.approx(tuple(reference), abs=1e-12)
+
+
+@pytest.mark.parametrize(('successes', 'n'), [(1, 0), (-1, 3), (4, 3)])
+def test_what_is_no_rate_has_no_interval(successes, n):
+    with pytest.raises(ValueError, match='is no rate'):
+        statistics.wilson_interval(successes, n)
+
+
+def test_wilson_intervals_hold():
+    draw = np.random.default_rng(0)
+    for rate in (0.03, 0.5, 0.9):
+        found = [statistics.wilson_interval(int(k), 40) for k in draw.binomial(40, rate, 2000)]
+        assert 0.92 < np.mean([low <= rate <= high for _, low, high in found]) < 0.99
+
+
+def test_the_error_of_a_ratio_is_that_of_repeated_draws():
+    draw = np.random.default_rng(0)
+
+    def sample():
+        size = draw.exponential(100, 200)
+        return size * draw.normal(2, 0.5, 200), size
+
+    ratios = [np.sum(a) / np.sum(b) for a, b in (sample() for _ in range(2000))]
+    assert statistics.ratio_error(*sample()) == pytest.approx(np.std(ratios), rel=0.2)
+    assert statistics.ratio_error([1.0, 3.0], [1.0, 1.0]) == pytest.approx(1.0)  # that of a mean, for equal sizes
+    assert statistics.ratio_error([1.0], [2.0]) is None and statistics.standard_error([1.0]) is None
+    assert statistics.standard_error([1.0, 3.0]) == pytest.approx(1.0)

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import sys
 
 import pytest
 
@@ -60,6 +61,61 @@ def test_evaluate_ends_with_one_json_object(home, capsys):
     assert measured['params_sha256'] == summary['params_sha256'] and measured['step'] == 6
     assert measured['bits_per_byte'] == pytest.approx(summary['held_out']['bits_per_byte'], rel=1e-6)
     assert {'loss', 'perplexity', 'tokens'} <= measured.keys()
+
+
+def test_tasks_are_measured_once_and_kept(home, capsys, monkeypatch):
+    run, corpus = home / 'run', f'text:{home}/corpus/*.txt'
+    (home / 'pairs.jsonl').write_text('{"first": "def self", "second": "self def"}\n' * 3)
+    command = ['evaluate', '--workdir', f'{run}', '--tasks', corpus, f'{home}/pairs.jsonl']
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    held_out = json.loads((run / 'summary.json').read_text())['held_out']['bits_per_byte']
+    assert re.search(rf'{re.escape(corpus)} +bits_per_byte +{held_out:.4f}', table)
+    assert re.search(r'pairs.jsonl +preference_rate +[01]\.0000', table)
+    (folder,) = (run / 'evaluations').iterdir()
+    assert folder.name == 'step_6'
+    kept = {json.loads(path.read_text())['result']['kind']: path.parent for path in folder.glob('*/result.json')}
+    assert kept.keys() == {'bits_per_byte', 'minimal_pairs'}
+    assert len((kept['minimal_pairs'] / 'samples.jsonl').read_text().splitlines()) == 3
+    page = (folder / 'evaluation.html').read_text()
+    assert f'{held_out:.4f}' in page and '<svg' in page and 'hardest documents' in page
+
+    # The same again is read from the files; --again, or another setting, measures.
+    from llm.evaluation.tasks import Task
+
+    measured, measure = [], Task.measure
+    monkeypatch.setattr(Task, 'measure', lambda self, *args: measured.append(self.kind) or measure(self, *args))
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out == table and measured == [] and said.err.count('measured already') == 2
+    assert main([*command, '--stride', '16']) == 0
+    assert measured == ['bits_per_byte']
+    assert main([*command[:4], f'{home}/pairs.jsonl', '--again']) == 0
+    assert measured == ['bits_per_byte', 'minimal_pairs']
+    (kept['minimal_pairs'] / 'result.json').write_text('{"torn')
+    assert main([*command[:4], f'{home}/pairs.jsonl']) == 0
+    assert measured[2:] == ['minimal_pairs']
+
+
+def test_a_wrong_row_stops_before_anything_is_measured(home, capsys):
+    (home / 'wrong.jsonl').write_text('{"first": "a", "second": "b"}\n{"first": "a"}\n')
+    command = ['evaluate', '--workdir', f'{home}/run', '--tasks', f'text:{home}/corpus/*.txt', f'{home}/wrong.jsonl']
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert 'wrong.jsonl:2: it needs first and second' in said.err and not said.out
+    assert main(['evaluate', '--workdir', f'{home}/run', '--limit', '3']) == 2
+    assert '--limit is for tasks' in capsys.readouterr().err
+
+
+def test_the_harness_is_an_extra(home, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(('lm_eval', 'llm.interop.lm_eval'))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr('llm.interop.lm_eval', raising=False)  # the package remembers it too
+    monkeypatch.setitem(sys.modules, 'lm_eval', None)
+    assert main(['evaluate', '--workdir', f'{home}/run', '--tasks', 'hellaswag']) == 2
+    said = capsys.readouterr().err
+    assert 'hellaswag is no file and no corpus, and tasks of lm-evaluation-harness need lm-eval' in said
+    assert "pip install 'glassbox-llm[eval]'" in said and said.count('\n') == 1
 
 
 def test_generate_writes_the_same_text_from_the_same_seed(home, capsys):

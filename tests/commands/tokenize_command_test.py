@@ -4,6 +4,7 @@ import re
 
 import pytest
 import tyro
+from imported_families import write
 
 from llm.commands import tokenize as command
 from llm.config import Config, TokenizerConfig
@@ -166,3 +167,28 @@ def test_a_window_shows_what_is_cut_off_and_dropped(show):
 def test_a_window_belongs_to_conversations(workdir):
     with pytest.raises(UserError, match='--window is 3'):
         cli('text', '--window', 3, '--workdir', workdir.path)
+
+
+def test_a_directory_from_elsewhere(tmp_path, capsys):
+    folder = write('gemma', tmp_path / 'gemma')
+    cli('two  words', '--tokenizer', folder)
+    table, total = rows(capsys)
+    assert ''.join(row[1] for row in table) == 'two··words' and total.endswith('the round trip is exact')
+    cli('▁', '--tokenizer', folder)
+    assert rows(capsys)[1].endswith('NOT EXACT: this tokenizer gives back another text')
+
+
+def test_conversations_of_a_model_from_elsewhere(tmp_path, capsys):
+    folder = write('gemma', tmp_path / 'gemma')
+    row = {'messages': [{'role': 'user', 'content': 'Hi <eos'}, {'role': 'assistant', 'content': 'Hey'}]}
+    (tmp_path / 'rows.jsonl').write_text(json.dumps(row) + '\n')
+    cli('--chat', tmp_path / 'rows.jsonl', '--tokenizer', folder)
+    assert (
+        '<bos><start_of_turn>user\nHi <eos<end_of_turn>\n<start_of_turn>model\n⟦Hey<end_of_turn>⟧\n'
+        in capsys.readouterr().out
+    )
+    row['messages'][0]['content'] = 'Hi <eos>'
+    (tmp_path / 'rows.jsonl').write_text(json.dumps(row) + '\n')
+    with pytest.raises(UserError, match='1 of 1 rows are wrong'):
+        cli('--chat', tmp_path / 'rows.jsonl', '--tokenizer', folder)
+    assert 'message 1 spells the special token <eos>' in capsys.readouterr().out

@@ -32,6 +32,9 @@ SETTINGS = [
 PROGRAMS = (slot_programs.read, slot_programs.write, slot_programs.open_slot, slot_programs.create)
 
 
+SLOTS = 8  # programs for 2 and for 8 of them
+
+
 def speaker(tiny, **overrides):
     """Writes mostly a, b, c and the bytes of € and 😀: whole, broken and unfinished characters; at times it ends."""
     model, params = tiny(**{'vocab_size': 272, 'tied_embeddings': False, 'biases': ('lm_head',)} | overrides)
@@ -39,12 +42,17 @@ def speaker(tiny, **overrides):
     bias[[16 + b for b in 'abc€😀'.encode()]] = 10
     bias[TOKENIZER.eos_id] = 8
     params = {**params, 'lm_head': {**params['lm_head'], 'bias': jnp.asarray(bias)}}
-    return Generator(model, params, TOKENIZER)
+    return model, params
 
 
 @pytest.fixture(scope='module')
-def generator(tiny):
+def spoken(tiny):
     return speaker(tiny, context_length=64, num_kv_heads=2, windows=(5, None))
+
+
+@pytest.fixture(scope='module')
+def generator(spoken):
+    return Generator(*spoken, TOKENIZER)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +70,7 @@ def make(generator):
     made = []
 
     def engine(source=generator, start=True, **settings):
-        found = Engine(source, **{'slots': 4, 'prefill_chunk': 16} | settings)
+        found = Engine(source, **{'slots': SLOTS, 'prefill_chunk': 16} | settings)
         made.append(found)
         if start:
             found.start()
@@ -209,12 +217,12 @@ def test_any_mix_of_requests_gets_what_each_would_get_alone(generator, make):
 def test_any_architecture_and_a_context_that_no_piece_divides(tiny, make, overrides, full_logprobs, monkeypatch):
     monkeypatch.setattr(slots, 'SMALLEST_PIECE', 16)  # 62 tokens of a prompt take 64 places
     monkeypatch.setattr(slots, 'SMALLEST_LENGTH', 64)
-    generator = speaker(tiny, context_length=62, **overrides)
-    engine = make(generator, slots=2)
+    model, params = speaker(tiny, context_length=62, **overrides)
+    engine = make(Generator(model, params, TOKENIZER), slots=2)
     asked = [request(length, 63 - length, seed=length) for length in (44, 60, 50, 62)]
     for one, handle in zip(asked, [engine.submit(one) for one in asked]):
         found = handle.result(WAIT)
-        rows = full_logprobs(generator.model, generator.params, [*one.prompt, *found.ids[:-1]])[len(one.prompt) - 1 :]
+        rows = full_logprobs(model, params, [*one.prompt, *found.ids[:-1]])[len(one.prompt) - 1 :]
         assert found.ids == np.argmax(rows, axis=-1).tolist()
         np.testing.assert_allclose(found.logprobs, rows.max(axis=-1), atol=1e-5, rtol=0)
         assert len(found.ids) == 63 - len(one.prompt) or found.finish_reason == 'stop_token'
@@ -243,14 +251,14 @@ def test_events_join_to_the_whole(generator, make):
             assert len(events) > 1
 
 
-def test_the_most_probable_tokens_at_each_place(generator, make, full_logprobs):
+def test_the_most_probable_tokens_at_each_place(spoken, make, full_logprobs):
     engine = make(start=False)
     handles = [engine.submit(request(6, 9, SamplingParams(seed=2), top_logprobs=number)) for number in (20, 3, 0)]
     engine.start()
     for handle, number in zip(handles, (20, 3, 0)):
         whole = handle.result(WAIT)
         top = [best for event in handle for best in event.top]
-        expected = full_logprobs(generator.model, generator.params, [*handle.prompt, *whole.ids[:-1]])
+        expected = full_logprobs(*spoken, [*handle.prompt, *whole.ids[:-1]])
         for at, best in enumerate(top):
             row = expected[len(handle.prompt) - 1 + at]
             assert [token for token, _ in best] == np.argsort(-row, kind='stable')[:number].tolist()
@@ -295,16 +303,32 @@ def test_a_long_prompt_is_read_in_pieces_while_others_write(generator, make):
     assert readers[0] != readers[1]
 
 
-def test_a_full_queue_refuses(generator, make):
-    engine = make(start=False, max_queue=4)
+def test_who_waits_is_not_written_over(generator, make):
+    """A prompt of which more is read than the programs of the others see, beside them in their programs."""
+    engine = make()
     gate = Gate(engine, 'write')
-    running = [engine.submit(request(seed=seed)) for seed in range(4)]
+    (one,) = lasting(generator, 1, 2, 40)
+    writer = engine.submit(one)
+    gate.wait()
+    reader = engine.submit(request(64, 1))
+    for _ in range(3):
+        gate.step()
+    assert (engine._slots._held[0], engine._slots._held[1]) == (13, 48)
+    gate.open()
+    for handle in (writer, reader):
+        assert_as_alone(generator, handle.request, handle.result(WAIT))
+
+
+def test_a_full_queue_refuses(generator, make):
+    engine = make(start=False, max_queue=SLOTS)
+    gate = Gate(engine, 'write')
+    running = [engine.submit(request(seed=seed)) for seed in range(SLOTS)]
     engine.start()
     gate.wait()
-    waiting = [engine.submit(request(seed=seed)) for seed in range(4, 8)]
-    with pytest.raises(QueueFull, match='4 requests wait already, and no more may; try again later'):
+    waiting = [engine.submit(request(seed=seed)) for seed in range(SLOTS, 2 * SLOTS)]
+    with pytest.raises(QueueFull, match='8 requests wait already, and no more may; try again later'):
         engine.submit(request())
-    assert dataclasses.asdict(engine.statistics()).items() >= {'queued': 4, 'running': 4, 'refused': 1}.items()
+    assert dataclasses.asdict(engine.statistics()).items() >= {'queued': 8, 'running': 8, 'refused': 1}.items()
     gate.open()
     for handle in (*running, *waiting):
         assert_as_alone(generator, handle.request, handle.result(WAIT))
@@ -317,12 +341,12 @@ def test_ended_from_outside_in_any_phase(generator, make, phase, ending, monkeyp
     """It ends at the next turn with what it has; the others are not disturbed, and its slot serves again."""
     engine = make(start=False, prefill_chunk=4)
     gate = Gate(engine, 'write')
-    others = [engine.submit(one) for one in lasting(generator, 4 if phase == 'queued' else 3, 3, 62)]
+    others = [engine.submit(one) for one in lasting(generator, SLOTS - (phase != 'queued'), 3, 62)]
     (one,) = lasting(generator, 1, *((3, 62) if phase == 'writing' else (50, 15)))
     one = engine.submit(dataclasses.replace(one, timeout=1e6))
     engine.start()
     gate.wait()
-    for _ in range(5):  # a turn reads 4 tokens and writes 4
+    for _ in range(10):  # a turn reads 4 tokens and writes 4
         gate.step()
     assert engine.statistics().queued == (phase == 'queued')
     assert [row.handle for row in engine._reading] == [one] * (phase == 'reading')
@@ -369,7 +393,7 @@ def test_to_cancel_what_has_ended_changes_nothing(generator, make):
 def test_stop(generator, make, drain):
     engine = make(start=False)
     gate = Gate(engine, 'write')
-    handles = [engine.submit(one) for one in lasting(generator, 6, 7, 30)]
+    handles = [engine.submit(one) for one in lasting(generator, SLOTS + 2, 7, 30)]
     engine.start()
     gate.wait()
     thread = threading.Thread(target=engine.stop, kwargs={'drain': drain}, daemon=True)
@@ -424,10 +448,13 @@ def test_an_exception_fails_what_is_in_the_slots_and_the_engine_goes_on(generato
         return inner(*arguments)
 
     monkeypatch.setattr(engine._slots, phase, broken)
-    handles = [engine.submit(request(length, 20, SamplingParams(seed=length))) for length in (20, 6, 9, 30, 12, 8)]
+    handles = [
+        engine.submit(request(length, 20, SamplingParams(seed=length)))
+        for length in (20, 6, 9, 30, 12, 8, 3, 5, 31, 16)
+    ]
     engine.start()
     found = [handle.result(WAIT) for handle in handles]
-    lost = 2 if phase == 'open' else 4  # had a slot
+    lost = 2 if phase == 'open' else SLOTS  # had a slot
     for handle, completion in zip(handles[:lost], found):
         assert completion.finish_reason == handle.finish_reason == 'error'
         assert handle.error == (
@@ -440,7 +467,7 @@ def test_an_exception_fails_what_is_in_the_slots_and_the_engine_goes_on(generato
 
 def test_an_engine_that_cannot_start_afresh_leaves_nobody_waiting(make, monkeypatch):
     engine = make(start=False)
-    handles = [engine.submit(request(length)) for length in range(5, 11)]
+    handles = [engine.submit(request(length)) for length in range(5, 15)]
     gate = Gate(engine, 'write')
     engine.start()
     gate.wait()
@@ -457,10 +484,10 @@ def test_an_engine_that_cannot_start_afresh_leaves_nobody_waiting(make, monkeypa
         engine.submit(request())
 
 
-def test_logits_that_are_not_finite_fail_their_request_alone(tiny, make):
-    generator = speaker(tiny, context_length=64, num_kv_heads=2, windows=(5, None))
-    table = generator.params['embedding']['table'].at[200].set(jnp.nan)
-    generator = Generator(generator.model, {**generator.params, 'embedding': {'table': table}}, TOKENIZER)
+def test_logits_that_are_not_finite_fail_their_request_alone(spoken, make):
+    model, params = spoken
+    table = params['embedding']['table'].at[200].set(jnp.nan)
+    generator = Generator(model, {**params, 'embedding': {'table': table}}, TOKENIZER)
     engine = make(generator, start=False)
     good = [ids for ids in (prompt(length) for length in (20, 30, 12, 3)) if 200 not in ids]
     bad = [*prompt(9), 200, 30, 31]

@@ -29,9 +29,9 @@ def padded(fill=PAD):
 SEEDS = np.arange(len(PROMPTS) * SAMPLES, dtype=np.uint32)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'stop_early'))
-def compiled(model, params, prompts, lengths, seeds, temperature=TEMPERATURE, stop_early=True):
-    return rollout(model, params, prompts, lengths, seeds, NEW, temperature, stop_early=stop_early)
+@functools.partial(jax.jit, static_argnames=('model', 'stop_early', 'end_ids'))
+def compiled(model, params, prompts, lengths, seeds, temperature=TEMPERATURE, stop_early=True, end_ids=(EOS,)):
+    return rollout(model, params, prompts, lengths, seeds, NEW, temperature, stop_early=stop_early, end_ids=end_ids)
 
 
 @pytest.fixture(scope='module')
@@ -57,6 +57,21 @@ def test_draws_what_the_decoder_draws(policy, drawn):
         assert drawn.tokens[i].tolist()[: drawn.lengths[i]] == prompt + response
         assert (drawn.tokens[i, drawn.lengths[i] :] == PAD).all()
         assert drawn.ended[i] == (response[-1] == EOS)
+
+
+def test_any_of_several_tokens_ends_a_response(policy, drawn):
+    """As the tokenizers of some models have it. The same tokens are drawn, up to the first that ends."""
+    never = jax.device_get(compiled(*policy, *padded(), SEEDS, end_ids=(10**6,)))  # beyond the vocabulary
+    assert not never.ended.any()
+    written = [row[start : start + NEW].tolist() for row, start in zip(never.tokens, never.prompt_lengths)]
+    ends = (written[0][4], written[1][2])
+    several = jax.device_get(compiled(*policy, *padded(), SEEDS, end_ids=ends))
+    for i, response in enumerate(written):
+        size = next((at + 1 for at, token in enumerate(response) if token in ends), NEW)
+        assert several.lengths[i] == several.prompt_lengths[i] + size
+        assert several.tokens[i, several.prompt_lengths[i] : several.lengths[i]].tolist() == response[:size]
+        assert several.ended[i] == (response[size - 1] in ends)
+    assert len({row[size - 1] for row, size in zip(written, several.lengths - several.prompt_lengths)} & set(ends)) == 2
 
 
 def test_log_probabilities_are_those_of_the_whole_row_at_the_temperature(policy, drawn, full_logits):

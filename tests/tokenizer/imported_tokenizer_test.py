@@ -1,6 +1,7 @@
 """Tokenizers from elsewhere against transformers: the same ids, and bytes that add up to the text."""
 
 import json
+import sys
 
 import pytest
 from imported_families import FIXTURES, write
@@ -99,6 +100,15 @@ def test_which_tokens_begin_and_end_a_text(folder, family, bos, eos, stops, pref
     assert tokenizer.encode_text('') == [tokenizer.start_id]
 
 
+def test_a_token_that_is_not_named_is_none(folder):
+    """Qwen has no <bos>, whatever its model's config says of one."""
+    source = folder('qwen')
+    (source / 'config.json').write_text(json.dumps({'bos_token_id': 3, 'eos_token_id': 4}))
+    tokenizer = open_directory(source)
+    assert tokenizer.bos_id is None and tokenizer.start_id == tokenizer.end_id == tokenizer.eos_id
+    assert tokenizer.stop_ids == (tokenizer.eos_id, 4)  # what its makers end a text with counts
+
+
 def test_bytes_that_are_not_utf8(folder):
     data = b'half \xe2\x96 and \xff'
     byte_level = open_directory(folder('gpt2'))
@@ -176,6 +186,15 @@ def test_a_missing_tokenizer_is_said(tmp_path):
     with pytest.raises(UserError):
         copy_tokenizer(tmp_path, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_missing_library_is_one_line(folder, monkeypatch):
+    source = folder('gpt2')
+    monkeypatch.setitem(sys.modules, 'tokenizers', None)
+    with pytest.raises(UserError, match=r"pip install 'glassbox-llm\[huggingface\]'") as raised:
+        open_directory(source)
+    assert '\n' not in str(raised.value)
+    open_directory(folder('sentencepiece'))  # does not need it
 
 
 def test_pieces_without_exact_bytes_are_refused(folder):

@@ -113,6 +113,26 @@ def test_which_tokens_end_an_answer(folder, family, ends, others):
     assert names(chat.stop_ids(tokenizer)) == ends | others
 
 
+def test_a_turn_that_a_special_token_opens(folder):
+    """Where the template has no words for the end of a prompt, the answer begins with what opens its turn."""
+    source = folder('llama2')
+    turn = "{% for m in messages %}{{ '<s>' + m.role + ' ' + m.content + '</s>' }}{% endfor %}"
+    (source / 'chat_template.jinja').write_text(turn)
+    tokenizer = open_directory(source)
+    assert trained(tokenizer, TALK) == ['<s>assistant Hello you</s>', '<s>assistant So long</s>']
+    assert chat.end_ids(tokenizer) == (tokenizer.eos_id,)
+
+
+def test_a_turn_that_no_token_ends(folder):
+    source = folder('qwen')
+    (source / 'chat_template.jinja').write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+    )
+    tokenizer = open_directory(source)
+    assert trained(tokenizer, TALK) == ['assistant: Hello you\n', 'assistant: So long\n']
+    assert chat.end_ids(tokenizer) == (tokenizer.eos_id,)
+
+
 def test_a_message_that_spells_a_special_token_is_refused(tokenizer):
     for name in tokenizer.special.values():
         for messages in ([{'role': 'user', 'content': f'a{name}b'}], [*TALK[:1], TALK[1] | {'content': name}]):

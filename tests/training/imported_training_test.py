@@ -88,7 +88,7 @@ def imported(tmp_path_factory):
             folder = tmp_path_factory.mktemp(f'imported_{family}')
             workdir = Workdir(folder / 'run')
             copy_tokenizer(write(family, folder / 'source'), workdir.path)
-            model = ModelConfig(vocab_size=VOCABULARY, context_length=96, num_layers=2, width=32, num_heads=2)
+            model = ModelConfig(vocab_size=VOCABULARY, context_length=96, num_layers=1, width=32, num_heads=2)
             config = Config(model=model, data=DataConfig(sequence_length=96), training=TrainingConfig(steps=1))
             params = jax.jit(lambda: initial_model(config.model, 7))()
             checkpoints = Checkpoints(workdir.checkpoints)
@@ -108,7 +108,7 @@ def imported(tmp_path_factory):
 def fine_tune(imported, rows, tmp_path, one_device):
     """A function that trains on an imported model and returns the workdir and the summary."""
 
-    def run(family, objective, corpus, steps=6, name='run', batch_size=8, **changes):
+    def run(family, objective, corpus, steps=6, name='run', batch_size=8, samples=0, **changes):
         source = imported(family)
         config = dataclasses.replace(
             source.config(),
@@ -118,7 +118,7 @@ def fine_tune(imported, rows, tmp_path, one_device):
             schedule=Constant(warmup=1),
             init_from=InitFromConfig(workdir=str(source.path)),
             training=TrainingConfig(steps=steps, batch_size=batch_size),
-            evaluation=EvaluationConfig(every=steps, max_windows=4, batch_size=8, sample_tokens=4),
+            evaluation=EvaluationConfig(every=steps, max_windows=4, batch_size=8, sample_tokens=samples),
             log=LogConfig(every=1, tensorboard=False),
         )
         path = tmp_path / name
@@ -128,7 +128,7 @@ def fine_tune(imported, rows, tmp_path, one_device):
     return run
 
 
-@pytest.mark.parametrize('family', ['qwen', 'llama2'])
+@pytest.mark.parametrize('family', ['qwen', pytest.param('llama2', marks=pytest.mark.slow)])
 def test_conversations_are_learned(fine_tune, imported, family):
     workdir, summary = fine_tune(family, SFT(), 'sft', steps=16)
     evaluations = workdir.rows('evaluation')
@@ -171,7 +171,7 @@ def test_adapters_and_their_merge(fine_tune, imported, tmp_path):
         np.testing.assert_allclose(x, y, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize('family', ['qwen', 'gemma'])
+@pytest.mark.parametrize('family', ['gemma', pytest.param('qwen', marks=pytest.mark.slow)])
 def test_preferences_are_learned(fine_tune, family):
     workdir, summary = fine_tune(family, DPO(), 'pairs')
     evaluations = workdir.rows('evaluation')
@@ -191,9 +191,12 @@ def test_rollouts_end_where_the_template_ends_a_turn(fine_tune, tmp_path):
     assert evaluations[-1]['reward'] > evaluations[0]['reward']
 
 
-@pytest.mark.parametrize('family', ['gpt2', 'llama2', 'qwen', 'sentencepiece'])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ('qwen', 'sentencepiece')]
+
+
+@pytest.mark.parametrize('family', ['gpt2', 'llama2', *SLOW])
 def test_pretraining_goes_on_and_bits_are_over_the_bytes_of_documents(fine_tune, documents, family):
-    workdir, summary = fine_tune(family, Config().objective, f'text:{documents}/*.txt', steps=10)
+    workdir, summary = fine_tune(family, Config().objective, f'text:{documents}/*.txt', steps=10, samples=4)
     held_out = summary['held_out']
     config, tokenizer = workdir.config(), open_workdir(workdir.path)
     stores = prepare(config, tokenizer).held_out
@@ -241,6 +244,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(fine_tune, imported):
     with pytest.raises(UserError, match=r'beyond model\.vocab_size 300') as raised:
         fine_tune('qwen', SFT(), 'sft', model=model)
     assert '\n' not in str(raised.value)
+
+
+def test_a_template_that_writes_what_the_model_does_not_know_is_refused(fine_tune, imported):
+    """Special tokens of other uses may lie beyond a model's vocabulary, but not those of its conversations."""
+    source = imported('llama3')
+    model = dataclasses.replace(source.config().model, vocab_size=open_workdir(source.path).vocab_size)
+    with pytest.raises(UserError, match=r'the chat template writes token \d+, beyond model\.vocab_size'):
+        fine_tune('llama3', SFT(), 'sft', model=model)
 
 
 def test_conversations_without_a_template_are_refused(fine_tune):

@@ -1,0 +1,1 @@
+"""What a trained model knows and prefers: bits per byte, tasks from files, calibration, bias."""

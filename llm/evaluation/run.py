@@ -1,0 +1,105 @@
+"""Measures tasks one after the other, keeps what was found, and goes on where an earlier call stopped."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from llm.environment import code_version
+from llm.errors import UserError
+from llm.evaluation import page, subject
+from llm.evaluation.results import Folder, Result
+from llm.evaluation.tasks import Settings, check, resolve
+from llm.workdir import Workdir
+
+
+def evaluate_tasks(
+    workdir: Workdir,
+    names: Sequence[str],
+    settings: Settings,
+    *,
+    step: int | None = None,
+    ema: bool = False,
+    batch_size: int | None = None,
+    again: bool = False,
+) -> tuple[list[Result], Any]:
+    """Measures a checkpoint on tasks.
+
+    Every task is found and every row checked before anything is measured; each result is written when it is there.
+
+    Args:
+        workdir: of the run.
+        names: see `llm.evaluation.tasks`.
+        settings: how to measure.
+        step: which checkpoint; None is the newest good one.
+        ema: the averaged parameters instead of the raw ones.
+        batch_size: rows of a whole context that are read together; None is chosen.
+        again: measure also what has been measured already.
+
+    Returns:
+        The results, in the order of the names, and the path of the page.
+
+    Raises:
+        UserError: if a task or a row of it is wrong.
+    """
+    defaults = Settings()
+    given = [f.name for f in dataclasses.fields(Settings) if getattr(settings, f.name) != getattr(defaults, f.name)]
+    data = workdir.config().data
+    trained_on = corpora_of(workdir)
+    tasks = [resolve(name, data, trained_on, settings) for name in names]
+    check(tasks, settings, given)
+    harness = [task for task in tasks if task.kind == 'lm_eval']
+    loaded = {}
+    if harness:
+        adapter = _harness(harness[0].name)
+
+        loaded = adapter.load_tasks([task.content for task in harness], settings.include_path)
+    model = subject.load(workdir, step, ema, batch_size)
+    folder = Folder(workdir.path / 'evaluations' / f'step_{model.step}{"_ema" if ema else ""}')
+    identity = {'params_sha256': model.params_sha256, 'step': model.step, 'ema': ema, 'code': code_version()}
+    found = []
+    for task in tasks:
+        depends_on = identity | task.depends_on(settings)
+        if task.kind == 'lm_eval':
+            depends_on |= {'harness': adapter.version(), 'task': adapter.configuration(loaded[task.content])}
+        result = None if again else folder.find(task.name, depends_on)
+        if result is not None:
+            print(f'{task.name}: measured already, --again measures it anew', file=sys.stderr)
+        elif task.kind == 'lm_eval':
+            result = adapter.measure(task.name, loaded[task.content], model, settings)
+            folder.write(result, depends_on)
+        else:
+            with tqdm(desc=task.name, total=task.total, unit=task.unit, **_BAR) as bar:
+                result = task.measure(model, settings, bar.update)
+            folder.write(result, depends_on)
+        found.append(dataclasses.replace(result, samples=()))
+    return found, page.write(workdir, folder, model.params_sha256)
+
+
+def _harness(name: str) -> Any:
+    """The adapter to lm-evaluation-harness, which may not be installed."""
+    try:
+        from llm.interop import lm_eval as adapter
+    except UserError as error:
+        raise UserError(f'{name} is no file and no corpus, and {error}') from error
+    return adapter
+
+
+def corpora_of(workdir: Workdir) -> set[str]:
+    """The corpora that a run was trained on, it and the runs that it started from, as far as they are here."""
+    corpora: set[str] = set()
+    seen: set[str] = set()
+    path: str | None = str(workdir.path)
+    while path and path not in seen and (pathlib.Path(path) / 'config.json').is_file():
+        seen.add(path)
+        config = Workdir(path).config()
+        if Workdir(path).summary().get('step') != 0:  # at 0 it has been imported, and trained elsewhere
+            corpora.update(config.data.corpora)
+        path = config.init_from.workdir
+    return corpora
+
+
+_BAR = {'file': sys.stderr, 'disable': None, 'dynamic_ncols': True, 'leave': False, 'unit_scale': True}
