@@ -17,7 +17,7 @@ from llm.sweep.space import BASE
 from llm.workdir import Workdir
 
 COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
-COMMANDS += ('sweep', 'train')
+COMMANDS += ('export', 'import', 'serve', 'sweep', 'train')
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
@@ -330,6 +330,9 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'sweep': ('repetitions of every point', 'GiB of a job', 'in tokens'),
         'tokenize': (),
         'compare': (),
+        'export': ('most MiB',),
+        'import': ('as saved',),
+        'serve': (),
     }[command]:
         assert unit in shown
     # A flag is followed by what it does; a bare default says that nobody told.

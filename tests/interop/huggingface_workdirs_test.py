@@ -12,12 +12,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm import command_line
-from llm.config import ModelConfig
+from llm.config import ModelConfig, ParallelConfig
 from llm.errors import UserError
 from llm.interop.huggingface import load, save
 from llm.interop.huggingface.families import FAMILIES, family_for
 from llm.interop.huggingface.workdirs import import_model
-from llm.training.checkpoint import load_params
+from llm.parallel import mesh as mesh_lib
+from llm.training.checkpoint import Checkpoints, load_params
+from llm.training.initialize import initialize
+from llm.training.train_state import placed_state
 from llm.workdir import Workdir
 
 NAMES = [
@@ -107,9 +110,6 @@ def test_bfloat16_is_kept_and_other_types_can_be_had(copied, tmp_path):
 
 
 def test_parts_of_a_mesh_hold_what_the_whole_holds(saved_model):
-    from llm.config import ParallelConfig
-    from llm.parallel import mesh as mesh_lib
-
     config, whole = load(saved_model('gpt2'))
     mesh = mesh_lib.make_mesh(ParallelConfig(data=2, fsdp=4))
     _, parts = load(saved_model('gpt2'), mesh=mesh)
@@ -136,6 +136,14 @@ def test_an_imported_workdir_opens_like_any_other(copied, tmp_path, capsys):
     assert (config['bos_token_id'], config['eos_token_id'], config['pad_token_id']) == (1, 2, 0)
     assert command_line.main(command) == 2
     assert 'exists' in capsys.readouterr().err
+
+
+def test_an_imported_model_is_not_trained_in_its_own_workdir(copied, tmp_path):
+    workdir = Workdir(tmp_path / 'run')
+    import_model(str(copied('llama3')), workdir)
+    config = workdir.config()
+    with pytest.raises(UserError, match=r'has an imported model.* --init-from\.workdir'):
+        initialize(config, workdir, Checkpoints(workdir.checkpoints), placed_state(config, mesh_lib.one_device()))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
