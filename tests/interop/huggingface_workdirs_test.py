@@ -5,6 +5,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import numpy.testing as npt
@@ -12,15 +13,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm import command_line
-from llm.config import ModelConfig, ParallelConfig
+from llm.config import Config, DataConfig, ModelConfig, ParallelConfig
 from llm.errors import UserError
 from llm.interop.huggingface import load, save
 from llm.interop.huggingface.families import FAMILIES, family_for
 from llm.interop.huggingface.workdirs import import_model
+from llm.model import Transformer
 from llm.parallel import mesh as mesh_lib
 from llm.training.checkpoint import Checkpoints, load_params
 from llm.training.initialize import initialize
-from llm.training.train_state import placed_state
+from llm.training.train_state import initial_model, placed_state
 from llm.workdir import Workdir
 
 NAMES = [
@@ -342,6 +344,20 @@ def test_a_model_that_no_family_has_is_refused_by_the_field(fields, named):
     with pytest.raises(UserError, match=f'no family.* cannot have .*{named} ') as error:
         family_for(ModelConfig(**OURS, **fields))
     assert '\n' not in str(error.value)
+
+
+def test_biases_that_only_the_family_has_are_zeros(tmp_path):
+    fields = {'position': 'learned', 'norm': 'layernorm', 'activation': 'gelu', 'biases': ('query', 'norm')}
+    config = Config(model=ModelConfig(**OURS, **fields), data=DataConfig(sequence_length=32))
+    params = initial_model(config.model, 0)
+    assert save(config, params, tmp_path / 'out') == 'gpt2'
+    again, more = load(tmp_path / 'out')
+    assert set(again.model.biases) > set(config.model.biases)
+    tokens = jnp.arange(20)[None, :]
+    logits = [
+        Transformer(m).apply({'params': p}, tokens).logits for m, p in ((config.model, params), (again.model, more))
+    ]
+    npt.assert_allclose(*logits, rtol=0, atol=1e-6)
 
 
 def test_every_family_is_tried():
