@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 version = re.search(r"__version__ = '(.+?)'", pathlib.Path('llm/__init__.py').read_text()).group(1)
 
+EVAL = ['lm-eval>=0.4.13']
+HUGGINGFACE = ['huggingface-hub>=0.30', 'safetensors>=0.5', 'tokenizers>=0.21']
+SERVE = ['fastapi>=0.115', 'prometheus-client>=0.20', 'uvicorn>=0.30']
 RAY = ['ray>=2.9']
 SLURM = ['submitit>=1.5']
 NOTEBOOKS = ['ipykernel>=6', 'nbclient>=0.10', 'nbformat>=5']
@@ -43,9 +46,16 @@ setup(
         'tyro>=1.0',
     ],
     extras_require={
+        'huggingface': HUGGINGFACE,
+        'eval': [*EVAL, *HUGGINGFACE],
+        'serve': SERVE,
         'ray': RAY,
         'slurm': SLURM,
         'notebooks': [*NOTEBOOKS, 'jupyterlab>=4'],
-        'test': ['beartype>=0.20', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', *RAY, *SLURM, *NOTEBOOKS],
+        'peers': ['torch>=2.6', 'transformers>=5', *EVAL, *HUGGINGFACE],
+        'test': [
+            *('beartype>=0.20', 'openai>=1.60', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'),
+            *(*EVAL, *HUGGINGFACE, *SERVE, *RAY, *SLURM, *NOTEBOOKS),
+        ],
     },
 )

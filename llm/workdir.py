@@ -10,6 +10,7 @@
     reference.npz     log-probabilities of the reference model, for DPO
     summary.json      how the run stands: `status` is running, done, interrupted or failed
     report.html       for people
+    evaluations/      what `evaluate --tasks` found, by checkpoint
 
 Rows of metrics.jsonl carry `kind` (train, evaluation, sample, event), `step` (updates made) and `attempt` (starts so
 far). A later attempt may log a step again; readers take the last row.

@@ -17,7 +17,7 @@ from llm.sweep.space import BASE
 from llm.workdir import Workdir
 
 COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
-COMMANDS += ('sweep', 'train')
+COMMANDS += ('export', 'import', 'serve', 'sweep', 'train')
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 

@@ -2,22 +2,34 @@
 
 import functools
 import json
+import os
 import pathlib
+import tempfile
 
 import pytest
+
+# Read when the harness imports them: nothing is asked of the network, and copies of data lie where tests may write.
+os.environ.setdefault('HF_HOME', str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-huggingface'))
+os.environ['HF_HUB_OFFLINE'] = '1'
 
 from llm import chat
 from llm.config import TokenizerConfig
 from llm.errors import UserError
 from llm.evaluation.subject import Subject
 from llm.evaluation.tasks import Settings
-from llm.interop import harness_chat, huggingface
+from llm.interop import huggingface
 from llm.tokenizer import open_directory, train
 
 lm_eval = pytest.importorskip('lm_eval')
 FOLDER = pathlib.Path(__file__).parents[1] / 'fixtures' / 'lm_eval'
 TASKS = ('capitals', 'sentences', 'sums', 'passages')
 ASKED = pytest.mark.parametrize(('name', 'how'), [('llama', 'plain'), ('llama', 'chat'), ('gpt2', 'plain')])
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    """The tasks name their data from there."""
+    monkeypatch.chdir(FOLDER.parents[2])
 
 
 def subject_of(name) -> Subject:
@@ -93,19 +105,21 @@ CONVERSATION = [
 
 
 def test_our_chat_template_survives_as_text():
+    from llm.interop.lm_eval import templates
+
     tokenizer = train(TokenizerConfig(kind='byte'), 272, ())
-    text = harness_chat.render(tokenizer, CONVERSATION)
-    assert [1, *harness_chat.encode(tokenizer, text)] == chat.encode_prompt(tokenizer, CONVERSATION)
-    begun = harness_chat.render(tokenizer, CONVERSATION[:3], open_end=True)
+    text = templates.render(tokenizer, CONVERSATION)
+    assert [1, *templates.encode(tokenizer, text)] == chat.encode_prompt(tokenizer, CONVERSATION)
+    begun = templates.render(tokenizer, CONVERSATION[:3], open_end=True)
     ids = chat.encode(tokenizer, CONVERSATION[:3]).ids
-    assert [1, *harness_chat.encode(tokenizer, begun)] == ids[:-1]
+    assert [1, *templates.encode(tokenizer, begun)] == ids[:-1]
     for bad, said in (
         ([{'role': 'user', 'content': 'a<|end|>b'}], 'message 1 spells the special token <|end|>'),
         (CONVERSATION[:3], "the last turn is of 'assistant'"),
         ([{'role': 'robot', 'content': 'a'}], 'use system, user or assistant'),
     ):
         with pytest.raises(UserError, match=said.replace('|', '.')):
-            harness_chat.render(tokenizer, bad)
+            templates.render(tokenizer, bad)
 
 
 def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
@@ -132,7 +146,7 @@ def test_with_a_chat_template_every_context_is_a_conversation(monkeypatch):
 
 
 def test_arguments_of_drawing():
-    from llm.interop.lm_eval import _drawing
+    from llm.interop.lm_eval.model import _drawing
 
     sampling, stop, longest = _drawing(
         {'until': ['a', ''], 'max_gen_toks': 3, 'do_sample': False, 'temperature': 0.7}, 5
