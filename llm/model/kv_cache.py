@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from llm.config import ModelConfig
+from llm.model.linear import row_major_products
 
 
 class KVCache(NamedTuple):
@@ -57,14 +58,23 @@ class LayerCache(NamedTuple):
         start: Int[Array, 'batch'],
     ) -> 'LayerCache':
         """Puts row b's new entries at slots start[b] and on."""
-
-        def place(row, new, at):
-            return jax.lax.dynamic_update_slice(row, new[None], (self.layer, 0, at, 0))
-
-        put = jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)
         bits = lambda x, stored: jax.lax.bitcast_convert_type(x.astype(self.dtype), stored.dtype)
+        put = self._row_by_row if row_major_products() else self._all_rows
         keys = put(self.keys, bits(key, self.keys), start)
         return self._replace(keys=keys, values=put(self.values, bits(value, self.values), start))
+
+    def _all_rows(self, stored, new, start):
+        place = lambda row, new, at: jax.lax.dynamic_update_slice(row, new[None], (self.layer, 0, at, 0))
+        return jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)(stored, new, start)
+
+    def _row_by_row(self, stored, new, start):
+        """The same. Of a scatter, which `_all_rows` is, the compiler for CPUs makes a copy of the whole cache."""
+
+        def place(row, stored):
+            one = jax.lax.dynamic_slice_in_dim(new, row, 1, axis=0)
+            return jax.lax.dynamic_update_slice(stored, one[None], (self.layer, row, 0, start[row], 0))
+
+        return jax.lax.fori_loop(0, new.shape[0], place, stored)
 
     def read(self) -> tuple[Array, Array]:
         """Keys and values of the layer, each (batch, kv_heads, capacity, head_dim)."""
