@@ -31,7 +31,7 @@ setup(
         'importlib-resources>=6',  # tensorflow-datasets imports it without declaring it
         'jax>=0.10',
         'jaxtyping>=0.3',
-        'jinja2>=3.1',
+        'jinja2>=3.1.6',  # older sandboxes can be left
         'matplotlib>=3.9',
         'numpy>=2.0',
         'optax>=0.2.8',
