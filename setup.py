@@ -9,7 +9,7 @@ version = re.search(r"__version__ = '(.+?)'", pathlib.Path('llm/__init__.py').re
 
 EVAL = ['lm-eval>=0.4.13']
 HUGGINGFACE = ['huggingface-hub>=0.30', 'safetensors>=0.5', 'tokenizers>=0.21']
-SERVE = ['fastapi>=0.115', 'prometheus-client>=0.20', 'uvicorn>=0.30']
+SERVE = ['fastapi>=0.115', 'prometheus-client>=0.20', 'pydantic>=2.9', 'uvicorn>=0.30']
 RAY = ['ray>=2.9']
 SLURM = ['submitit>=1.5']
 NOTEBOOKS = ['ipykernel>=6', 'nbclient>=0.10', 'nbformat>=5']
@@ -31,7 +31,7 @@ setup(
         'importlib-resources>=6',  # tensorflow-datasets imports it without declaring it
         'jax>=0.10',
         'jaxtyping>=0.3',
-        'jinja2>=3.1',
+        'jinja2>=3.1.6',  # older sandboxes can be left
         'matplotlib>=3.9',
         'numpy>=2.0',
         'optax>=0.2.8',

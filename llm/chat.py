@@ -13,7 +13,7 @@ A tokenizer from elsewhere brings its own template, which writes text: see `llm.
 
 import bisect
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llm import templated_chat
@@ -107,6 +107,14 @@ def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     elif tokenizer.chat_template is not None:
         others = templated_chat.special_ids(tokenizer)
     return tuple(dict.fromkeys((*end_ids(tokenizer), *others)))
+
+
+def answer(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[str]:
+    """What a model said, piece by piece, without the space that some tokenizers put before a text's first word."""
+    begun = not tokenizer.leading_space
+    for piece in pieces:
+        yield piece if begun else piece.removeprefix(' ')
+        begun = begun or bool(piece)
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -330,6 +330,9 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'sweep': ('repetitions of every point', 'GiB of a job', 'in tokens'),
         'tokenize': (),
         'compare': (),
+        'export': ('most MiB',),
+        'import': ('as saved',),
+        'serve': (),
     }[command]:
         assert unit in shown
     # A flag is followed by what it does; a bare default says that nobody told.

@@ -1,6 +1,7 @@
 """Write text with a trained model: sampling or beam search, streamed to stdout, or for every prompt of a file."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from dataclasses import dataclass
@@ -95,9 +96,11 @@ def run(args: Args) -> None:
     draft = None if args.draft is None else Workdir.open(args.draft)
     generator = load_generator(workdir, args.step, args.ema, args.chat, args.quantize, draft, args.draft_tokens)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
+    said = iter  # a text as it is
     if args.chat:
         from llm import chat
 
+        said = functools.partial(chat.answer, generator.tokenizer)
         text = prompt.decode('utf-8', 'replace') if isinstance(prompt, bytes) else prompt
         prompt = chat.encode_prompt(generator.tokenizer, [{'role': 'user', 'content': text}])
 
@@ -110,17 +113,18 @@ def run(args: Args) -> None:
             max_new_tokens=args.max_new_tokens,
             length_penalty=args.length_penalty,
         )
-        print(best.text)
+        print(*said([best.text]))
         return
     if args.best_of > 1:
-        write_best(args, generator, prompt, samplings)
+        write_best(args, generator, prompt, samplings, said)
         return
     for number, sampling in enumerate(samplings, 1):
         if args.num_samples > 1:
             print(f'===== sample {number} of {args.num_samples}, seed {sampling.seed} =====', flush=True)
-        for piece in generator.stream(
+        pieces = generator.stream(
             prompt, sampling, max_new_tokens=args.max_new_tokens, stop=args.stop, past_context=args.past_context
-        ):
+        )
+        for piece in said(pieces):
             print(piece, end='', flush=True)
         print(flush=True)
 
@@ -186,7 +190,7 @@ def write_all(args: Args, workdir, sampling) -> None:
         print(f'{failed} texts could not be written; their rows in {args.out} say why', file=sys.stderr)
 
 
-def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list) -> None:
+def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings: list, said) -> None:
     """Draws `best_of` samples for each text, and writes the one that the reward models like best; its reward on stderr.
 
     Raises:
@@ -207,7 +211,7 @@ def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings
         best = int(rewards.argmax())
         if args.num_samples > 1:
             print(f'===== sample {number + 1} of {args.num_samples}, best of {args.best_of} =====')
-        print(found[best].text, flush=True)
+        print(*said([found[best].text]), flush=True)
         print(f'reward {rewards[best]:.3f}, from {rewards.min():.3f} to {rewards.max():.3f}', file=sys.stderr)
 
 

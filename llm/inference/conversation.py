@@ -95,9 +95,7 @@ class Conversation:
         self.messages = [*messages, answer]
 
         def read():
-            for piece in pieces:
-                if not answer['content'] and generator.tokenizer.leading_space:
-                    piece = piece.removeprefix(' ')  # no text of the model's: its tokenizer marks a beginning so
+            for piece in chat.answer(generator.tokenizer, pieces):
                 answer['content'] += piece
                 yield piece
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from llm.inference import sampling, slot_programs
 from llm.inference.generate import Generator
@@ -76,7 +77,12 @@ class Slots:
     def reset(self) -> None:
         """Allocates all slots, empty."""
         self._state = self._settings = None  # first, so that memory is not needed twice
-        self._state = slot_programs.create(self._model, self.number, self._lengths[-1])
+        state = slot_programs.create(self._model, self.number, self._lengths[-1])
+        # Laid out as the programs return it: otherwise the first ones would be compiled again when requests come.
+        place = jax.tree.leaves(self._params)[0].sharding
+        if isinstance(place, NamedSharding):
+            state = jax.device_put(state, NamedSharding(place.mesh, PartitionSpec()))
+        self._state = state
 
     def warm_up(self) -> None:
         """Runs every program that there can be, on nothing, so that it is compiled."""

@@ -57,7 +57,6 @@ class LayerCache(NamedTuple):
         start: Int[Array, 'batch'],
     ) -> 'LayerCache':
         """Puts row b's new entries at slots start[b] and on."""
-
         rows = jnp.arange(start.shape[0], dtype=start.dtype)
         at = jnp.stack([jnp.full_like(rows, self.layer), rows, start], axis=1)
         # What one `dynamic_update_slice` a row does; under `vmap` that would transpose the whole cache there and back.

@@ -58,7 +58,7 @@ class Guard:
                 403, f'{host[:100]!r} is not a name of this server; --allowed-hosts adds names', headers=CLOSE
             )
         origin, site = headers.get(b'origin'), headers.get(b'sec-fetch-site', 'none')
-        foreign = origin is not None and urlsplit_netloc(origin) != host.lower()
+        foreign = origin is not None and _authority(origin) != host.lower()
         if foreign or site not in ('none', 'same-origin'):
             raise ApiError(403, 'web pages of other origins may not use this server', headers=CLOSE)
         if self._digest is not None and (scope['path'] == '/v1' or scope['path'].startswith('/v1/')):
@@ -86,7 +86,7 @@ def _hostname(url: str) -> str | None:
     return name and name.rstrip('.')
 
 
-def urlsplit_netloc(origin: str) -> str | None:
+def _authority(origin: str) -> str | None:
     """Host and port of an origin; None of `null` and of what is no origin."""
     try:
         parts = urlsplit(origin)

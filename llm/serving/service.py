@@ -316,9 +316,10 @@ async def _tell(_: Request, error: Exception) -> Response:
 
 async def _tell_http(request: Request, error: HTTPException) -> Response:
     """A route or a method that there is not."""
+    path = request.scope['path'][:100]  # `request.url` would be made of the Host header, whatever that is
     message = {
-        404: f'there is no {request.url.path[:100]!r} here',
-        405: f'{request.url.path} does not take {request.method}',
+        404: f'there is no {path!r} here',
+        405: f'{path!r} does not take {request.method}',
     }.get(error.status_code, str(error.detail))
     return await _tell(request, ApiError(error.status_code, message, headers=dict(error.headers or {})))
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from llm.errors import UserError
+from llm.errors import UserError, first_line
 from llm.tokenizer.files import write_files
 from llm.tokenizer.interface import Tokenizer
 from llm.tokenizer.special_tokens import Description
@@ -25,7 +25,13 @@ class ImportedTokenizer(Tokenizer):
             vocabulary: the file that has the tokens.
         """
         self.files, self._where, self._vocabulary = dict(files), where, vocabulary
-        self._description = Description(files, where)
+        try:
+            self._description = Description(files, where)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f'{where}: one of {", ".join(name for name in files if name.endswith(".json"))} does not say what it '
+                f'should ({first_line(error)}); restore it from its source'
+            ) from error
         self.chat_template = self._description.template
 
     def _name_special_tokens(self, ids: Mapping[str, int], special: Mapping[int, str]) -> None:

@@ -47,9 +47,15 @@ def initialize(
         step = checkpoints.newest_good(at)
         if step is None:
             raise UserError('every checkpoint of this workdir is damaged; restore a copy, or start in a new workdir')
+        record = checkpoints.record(step)
+        if 'imported_from' in record:
+            raise UserError(
+                f'{workdir.path} has an imported model, which stays as it is; train in another workdir with '
+                f'--init-from.workdir {workdir.path}'
+            )
         checkpoints.delete_after(step)  # the damaged ones, which training will write again
         frozen = load_frozen(workdir, placed.frozen) if placed.frozen else {}
-        return restore(checkpoints, step, placed, frozen), checkpoints.record(step), f'resumed at step {step}'
+        return restore(checkpoints, step, placed, frozen), record, f'resumed at step {step}'
     return begin(config, placed)
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import numpy.testing as npt
@@ -12,12 +13,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm import command_line
-from llm.config import ModelConfig
+from llm.config import Config, DataConfig, ModelConfig, ParallelConfig
 from llm.errors import UserError
 from llm.interop.huggingface import load, save
 from llm.interop.huggingface.families import FAMILIES, family_for
 from llm.interop.huggingface.workdirs import import_model
-from llm.training.checkpoint import load_params
+from llm.model import Transformer
+from llm.parallel import mesh as mesh_lib
+from llm.training.checkpoint import Checkpoints, load_params
+from llm.training.initialize import initialize
+from llm.training.train_state import initial_model, placed_state
 from llm.workdir import Workdir
 
 NAMES = [
@@ -107,9 +112,6 @@ def test_bfloat16_is_kept_and_other_types_can_be_had(copied, tmp_path):
 
 
 def test_parts_of_a_mesh_hold_what_the_whole_holds(saved_model):
-    from llm.config import ParallelConfig
-    from llm.parallel import mesh as mesh_lib
-
     config, whole = load(saved_model('gpt2'))
     mesh = mesh_lib.make_mesh(ParallelConfig(data=2, fsdp=4))
     _, parts = load(saved_model('gpt2'), mesh=mesh)
@@ -136,6 +138,14 @@ def test_an_imported_workdir_opens_like_any_other(copied, tmp_path, capsys):
     assert (config['bos_token_id'], config['eos_token_id'], config['pad_token_id']) == (1, 2, 0)
     assert command_line.main(command) == 2
     assert 'exists' in capsys.readouterr().err
+
+
+def test_an_imported_model_is_not_trained_in_its_own_workdir(copied, tmp_path):
+    workdir = Workdir(tmp_path / 'run')
+    import_model(str(copied('llama3')), workdir)
+    config = workdir.config()
+    with pytest.raises(UserError, match=r'has an imported model.* --init-from\.workdir'):
+        initialize(config, workdir, Checkpoints(workdir.checkpoints), placed_state(config, mesh_lib.one_device()))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -334,6 +344,20 @@ def test_a_model_that_no_family_has_is_refused_by_the_field(fields, named):
     with pytest.raises(UserError, match=f'no family.* cannot have .*{named} ') as error:
         family_for(ModelConfig(**OURS, **fields))
     assert '\n' not in str(error.value)
+
+
+def test_biases_that_only_the_family_has_are_zeros(tmp_path):
+    fields = {'position': 'learned', 'norm': 'layernorm', 'activation': 'gelu', 'biases': ('query', 'norm')}
+    config = Config(model=ModelConfig(**OURS, **fields), data=DataConfig(sequence_length=32))
+    params = initial_model(config.model, 0)
+    assert save(config, params, tmp_path / 'out') == 'gpt2'
+    again, more = load(tmp_path / 'out')
+    assert set(again.model.biases) > set(config.model.biases)
+    tokens = jnp.arange(20)[None, :]
+    logits = [
+        Transformer(m).apply({'params': p}, tokens).logits for m, p in ((config.model, params), (again.model, more))
+    ]
+    npt.assert_allclose(*logits, rtol=0, atol=1e-6)
 
 
 def test_every_family_is_tried():

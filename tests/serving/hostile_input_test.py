@@ -125,9 +125,17 @@ def test_wrong_content_type_encoding_route_and_method(server):
     status, answer = post(server, path='/v1/embeddings')
     assert status == 404 and answer['error']['message'] == "there is no '/v1/embeddings' here"
     status, _, data = ask(server, 'GET', '/v1/completions')
-    assert status == 405 and json.loads(data)['error']['message'] == '/v1/completions does not take GET'
+    assert status == 405 and json.loads(data)['error']['message'] == "'/v1/completions' does not take GET"
     for path in ('/docs', '/openapi.json', '/v1/../health', '/%00', '/v1/completions/'):
         assert ask(server, 'GET', path)[0] == 404
+
+
+def test_any_host_may_be_allowed_and_none_breaks_the_server(start):
+    with start(hosts=None) as server:
+        for host in ('[', 'a b', 'x' * 5000, '[::1]]:9', 'h\xf6st'):
+            for path, expected in (('/v1/models', 200), ('/nowhere', 404), ('/v1/completions', 405)):
+                status, _, data = ask(server, 'GET', path, headers={'Host': host})
+                assert status in (expected, 400), (host, path, data)
 
 
 @pytest.mark.parametrize(

@@ -286,20 +286,24 @@ def test_a_text_that_fails_is_an_error_and_not_a_short_text(client):
 
 
 def test_a_full_queue_is_told_with_the_time_to_come_back(start, generator):
-    engine = ScriptedEngine(generator, slots=1, max_queue=1, delay=0.02)
-    with start(engine, max_exchanges=8) as server:
+    engine = ScriptedEngine(generator, slots=1, max_queue=2, delay=0.02)
+    with start(engine, max_exchanges=9) as server:
         client = openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=0)
         create = functools.partial(client.completions.create, model='tiny', prompt='x', max_tokens=40)
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
             first = [pool.submit(create)]
             wait_for(lambda: engine.statistics().running == 1)
             first.append(pool.submit(create))
             wait_for(lambda: engine.statistics().queued == 1)
             with pytest.raises(openai.RateLimitError) as caught:
-                create()
+                create(n=2)  # there is a place for one
             assert int(caught.value.response.headers['retry-after']) >= 1
+            assert engine.handles[-1].cancelled  # which nobody would read
+            wait_for(lambda: engine.statistics().queued == 1)
+            first.append(pool.submit(create))
+            wait_for(lambda: engine.statistics().queued >= 2)
             with pytest.raises(openai.RateLimitError):
-                create(n=2)
+                create()
             patient = openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=5)
             assert patient.completions.create(model='tiny', prompt='x', max_tokens=2).usage.completion_tokens == 2
             assert all(future.result().usage.completion_tokens == 40 for future in first)

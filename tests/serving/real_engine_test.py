@@ -10,23 +10,29 @@ import sys
 import jax
 import openai
 import pytest
-from scripted_engine import make_generator
+from jax.sharding import NamedSharding, PartitionSpec
+from scripted_engine import make_generator, make_params
 
 from llm import chat, config_json
 from llm.config import CheckpointConfig, Config, DataConfig
-from llm.inference.engine import Engine
+from llm.inference import slot_programs
+from llm.inference.engine import Engine, Request
+from llm.inference.generate import Generator
 from llm.inference.sampling import SamplingParams
+from llm.parallel.mesh import one_device
 from llm.training.checkpoint import Checkpoints
 from llm.training.ledger import new_record
 from llm.training.train_state import state_from_params
 from llm.workdir import Workdir
 
+CONTEXT = 96
+PROGRAMS = slot_programs.open_slot, slot_programs.read, slot_programs.write
 PROMPTS = ('a', 'def f(x):', 'x' * 30, 'é', 'one two three')
 
 
 @pytest.fixture(scope='module')
 def generator():
-    return make_generator(context=96)
+    return make_generator(CONTEXT)
 
 
 @pytest.fixture(scope='module')
@@ -76,11 +82,23 @@ def test_answers_and_their_log_probabilities(client, generator):
             assert best.logprob >= second.logprob and best.logprob >= token.logprob - 1e-5
 
 
+def test_the_first_request_finds_everything_compiled(generator):
+    """With parameters as a checkpoint gives them: on a mesh."""
+    placed = jax.device_put(generator.params, NamedSharding(one_device(), PartitionSpec()))
+    engine = Engine(Generator(generator.model, placed, generator.tokenizer), slots=2)
+    engine.start()
+    compiled = [program._cache_size() for program in PROGRAMS]
+    for prompt, top in (([1, 20, 21], 0), ([1] + [30] * 60, 0), ([1, 20], 3)):
+        engine.submit(Request(prompt, SamplingParams(temperature=0), 8, top_logprobs=top)).result(60)
+    engine.stop()
+    assert [program._cache_size() for program in PROGRAMS] == compiled
+
+
 def test_the_command_from_the_address_to_the_exit_code(generator, tmp_path):
     config = Config(model=generator.model.config, data=DataConfig(sequence_length=8))
     workdir = Workdir(tmp_path / 'small')
     workdir.path.mkdir()
-    state = jax.jit(lambda params: state_from_params(config, params, 0))(generator.params)
+    state = jax.jit(lambda params: state_from_params(config, params, 0))(make_params(CONTEXT)[1])
     checkpoints = Checkpoints(workdir.checkpoints)
     record = new_record() | {'config': config_json.to_dict(config)}
     checkpoints.save(0, state.stored(), record, CheckpointConfig())

@@ -24,13 +24,16 @@ def script(prompt, seed):
     return itertools.cycle(f'{sum(prompt)}/{seed}é '.encode())
 
 
-def make_generator(context=4096):
-    """A tiny random model over bytes."""
+def make_params(context):
+    """A tiny random model over bytes, and its parameters."""
     config = ModelConfig(vocab_size=272, context_length=context, num_layers=1, width=16, num_heads=2, init_std=0.5)
     model = Transformer(config)
-    params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))['params']
+    return model, jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))['params']
+
+
+def make_generator(context=4096):
     tokenizer = train(TokenizerConfig(kind='byte'), 272, [])
-    return Generator(model, params, tokenizer, chat.stop_ids(tokenizer))
+    return Generator(*make_params(context), tokenizer, chat.stop_ids(tokenizer))
 
 
 def wait_for(holds, seconds=10):
@@ -97,6 +100,9 @@ class ScriptedEngine:
     def _run(self):
         while True:
             with self._lock:
+                for handle in [handle for handle in self._queue if handle.cancelled]:
+                    self._queue.remove(handle)
+                    self._running.append(handle)  # to be ended at once
                 while self._queue and len(self._running) < self.slots:
                     self._running.append(self._queue.pop(0))
                 running = list(self._running)

@@ -157,6 +157,8 @@ def test_the_digest_is_of_what_decides_ids(folder):
         ('tokenizer.json', '{}', r'tokenizer\.json is damaged'),
         ('tokenizer_config.json', '[]', r'tokenizer_config\.json is damaged'),
         ('tokenizer_config.json', '{"bos_token": "<nowhere', r'tokenizer_config\.json is damaged'),
+        ('tokenizer_config.json', '{"added_tokens_decoder": [5]}', r'one of .*tokenizer_config\.json.* does not say'),
+        ('tokenizer_config.json', '{"added_tokens_decoder": {"x": 5}}', r'one of .*tokenizer_config\.json'),
         ('generation_config.json', '\x00', r'generation_config\.json is damaged'),
         ('chat_template.jinja', '{% if %}', 'not valid Jinja'),
     ],
@@ -186,6 +188,20 @@ def test_a_missing_tokenizer_is_said(tmp_path):
     with pytest.raises(UserError):
         copy_tokenizer(tmp_path, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('family', ['llama3', 'sentencepiece'])
+def test_a_name_for_no_token(folder, family):
+    """To a tokenizer.json it is added, as transformers does, which no model fits; a model file cannot have more."""
+    source = folder(family)
+    settings = json.loads((source / 'tokenizer_config.json').read_text()) | {'eos_token': '<nowhere>'}
+    (source / 'tokenizer_config.json').write_text(json.dumps(settings))
+    if family == 'sentencepiece':
+        with pytest.raises(UserError, match=r"the eos_token '<nowhere>' is not in tokenizer\.model"):
+            open_directory(source)
+    else:
+        tokenizer = open_directory(source)
+        assert tokenizer.vocab_size == tokenizer.eos_id + 1
 
 
 def test_a_missing_library_is_one_line(folder, monkeypatch):

@@ -212,6 +212,14 @@ def test_what_a_template_may_use():
     assert render('{% if tools is none %}n{% endif %}{% if tools is defined %}d{% endif %}').text == 'nd'
 
 
+def test_an_answer_has_no_space_that_only_its_tokenizer_puts_there(folder):
+    llama, qwen = (open_directory(folder(family)) for family in ('llama2', 'qwen'))
+    said = lambda tokenizer, *pieces: list(chat.answer(tokenizer, pieces))
+    assert said(llama, '', ' Hel', 'lo', ' you') == ['', 'Hel', 'lo', ' you']
+    assert said(llama, '  two') == [' two']
+    assert said(qwen, ' Hello') == [' Hello']
+
+
 def test_examples_are_the_same_on_any_day():
     template = ChatTemplate("{{ strftime_now('%d %b %Y') }}", {})
     assert template.render(TALK, add_generation_prompt=False, today=EXAMPLES_DAY).text == '26 Jul 2024'

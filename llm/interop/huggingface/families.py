@@ -54,7 +54,7 @@ def read_model(family: Family, fields: Fields) -> ModelConfig:
 
 
 def family_for(model: ModelConfig, preferred: str | None = None) -> Family:
-    """The first family that can say what a model is.
+    """The family that can say what a model is; of several the one that adds the fewest biases, then the first.
 
     Args:
         model: to be exported.
@@ -65,23 +65,32 @@ def family_for(model: ModelConfig, preferred: str | None = None) -> Family:
     """
     order = sorted(FAMILIES.values(), key=lambda family: family.model_type != preferred)
     found = {family.model_type: differences(family, model) for family in order}
-    for name, fields in found.items():
-        if not fields:
-            return FAMILIES[name]
+    if fitting := [FAMILIES[name] for name, fields in found.items() if not fields]:
+        return min(fitting, key=lambda family: len(written(family, model).biases))
     nearest = min(found, key=lambda name: len(found[name]))
     said = ', '.join(f'model.{name} {ours!r} (it has {its!r})' for name, (ours, its) in found[nearest].items())
     raise UserError(f'no family of Hugging Face has this model; the nearest, {nearest}, cannot have {said}')
 
 
 def differences(family: Family, model: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """What becomes of a model that is written as one of a family and read again: fields, before and after."""
-    fields = Fields(family.write(model), family.model_type)
+    """What becomes of a model that is written as one of a family and read again: fields, before and after.
+
+    A bias more is no difference: it can be 0.
+    """
     try:
-        again = function(read_model(family, fields))
+        again = function(written(family, model))
     except (UserError, ZeroDivisionError, OverflowError):
         again = {}
     before = function(model)
-    return {n: (v, again.get(n)) for n, v in before.items() if not _same(v, again.get(n))}
+    changed = {n: (v, again.get(n)) for n, v in before.items() if not _same(v, again.get(n))}
+    if set(before['biases']) <= set(again.get('biases', ())):
+        changed.pop('biases', None)
+    return changed
+
+
+def written(family: Family, model: ModelConfig) -> ModelConfig:
+    """The model that is read from what a family writes of one."""
+    return read_model(family, Fields(family.write(model), family.model_type))
 
 
 def function(model: ModelConfig) -> dict[str, Any]:

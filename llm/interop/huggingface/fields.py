@@ -49,15 +49,15 @@ class Fields:
         """A field, or what the family takes where it is absent; None if that is nothing."""
         return self._data.get(name, self._defaults.get(name))
 
-    def size(self, name: str) -> int:
+    def size(self, name: str, least: int = 1) -> int:
         """A field that is a whole number.
 
         Raises:
             UserError: if it is something else.
         """
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(f'{name} is {value!r}; it must be a whole number, at least 1')
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(f'{name} is {value!r}; it must be a whole number, at least {least}')
         return value
 
     def expect(self, name: str, expected: Any) -> None:

@@ -100,7 +100,7 @@ def _write_gemma2(model: ModelConfig) -> dict[str, Any]:
 
 def _read_gemma3(fields: Fields) -> dict[str, Any]:
     fields.expect('attn_logit_softcapping', None)
-    every = fields.size('sliding_window_pattern')  # one in so many sees everything
+    every = fields.get('sliding_window_pattern') or 6  # one in so many sees everything
     kinds = [WINDOWED if (i + 1) % every else FULL for i in range(fields.size('num_hidden_layers'))]
     windows = read_windows(fields, kinds, fields.get('sliding_window'))
     ours = {

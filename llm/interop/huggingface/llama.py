@@ -65,7 +65,7 @@ def _write_mistral(model: ModelConfig) -> dict[str, Any]:
 
 def _read_qwen(fields: Fields) -> dict[str, Any]:
     window = fields.get('sliding_window') if fields.get('use_sliding_window') else None
-    first = fields.size('max_window_layers')  # the layers before it see everything
+    first = fields.size('max_window_layers', 0)  # the layers before it see everything
     kinds = [FULL if window is None or i < first else WINDOWED for i in range(fields.size('num_hidden_layers'))]
     return {
         **read_decoder(fields),

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from llm.config import Config
+from llm.config import Config, ModelConfig
 from llm.errors import MachineError, UserError
-from llm.interop.huggingface.families import family_for
+from llm.interop.huggingface.families import family_for, written
 from llm.interop.huggingface.family import Family
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.shards import INDEX_FILE, WEIGHTS_FILE
 from llm.interop.huggingface.tensors import Placed, place
+from llm.training.train_state import initial_model
 
 SHARD_BYTES = 2 * 2**30  # most bytes of one file
 
@@ -53,7 +54,7 @@ def save(
     if target.exists():
         raise UserError(f'{target} exists; choose another folder for the export')
     chosen = family_for(config.model, family)
-    placed = place(chosen.table, params)
+    placed = place(chosen.table, _with_biases(params, written(chosen, config.model)))
     temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp')
     try:
         temporary.mkdir(parents=True)
@@ -75,6 +76,18 @@ def _config(family: Family, config: Config, token_ids: dict[str, Any]) -> dict[s
         **family.write(config.model),
         **ids,
     }
+
+
+def _with_biases(params: Any, model: ModelConfig) -> Any:
+    """The tree with zeros for biases that the family's model has and ours has not."""
+    dtype = jax.tree.leaves(params)[0].dtype
+
+    def filled(ours, theirs):
+        if not isinstance(theirs, dict):
+            return np.zeros(theirs.shape, dtype) if ours is None else ours
+        return {name: filled((ours or {}).get(name), tree) for name, tree in theirs.items()}
+
+    return filled(params, jax.eval_shape(lambda: initial_model(model, 0)))
 
 
 def tensors(family: Family, params: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -57,7 +57,7 @@ def import_model(source: str, target: Workdir, dtype: str | None = None, progres
                 'are the files of the tokenizer those of the model?'
             )
         checkpoints = Checkpoints(temporary.checkpoints)
-        record = new_record() | {'config': config_json.to_dict(config)}
+        record = new_record() | {'config': config_json.to_dict(config), 'imported_from': source}
         checkpoints.save(0, {'params': params}, record, CheckpointConfig())
         checkpoints.finish(CheckpointConfig())
         checkpoints.close()
