@@ -7,9 +7,9 @@ is timed. Each variant is a child process that stays alive; they take turns, rou
 machine does hits all of them. A turn writes one token after a prompt, then `--new-tokens` more after another: the
 first is the prefill, the difference the decoding. All is greedy, and goes through each side's public way to generate.
 
-Two ratios for each: of float32 against float32, and of the fastest variant against the fastest. The floor is the time
-to read once, at the bandwidth measured in the same run, what a step must read: every weight in the type that the
-variant keeps it in, and the filled part of the cache.
+Two ratios for each: of float32 against float32, and of the fastest variant against the fastest. A step of decoding
+reads every weight once: the bytes of our variants' weights over the bandwidth, which is measured in the same run, are
+the least time that it can take.
 
 Waiting threads sleep on the other side (`--active` lets them spin, OpenMP's default): on a machine that does other work
 spinning costs several times the time, on an idle one it gains little.
@@ -97,7 +97,7 @@ def measure(shape: dict, arguments) -> dict:
     for rows in arguments.rows:
         for name in list(children):
             try:
-                for number in (1, count + 1, 1, count + 1):  # compiles, and once more with what that left warm
+                for number in (1, count + 1):  # compiles
                     children[name].ask(f'time {rows} {length} {number}')
             except RuntimeError as error:
                 missing[name] = str(error)
@@ -107,9 +107,8 @@ def measure(shape: dict, arguments) -> dict:
             turn = {}
             for name, child in children.items():
                 child.ask(f'time {rows} {length} 1')  # its data and its threads come back
-                firsts = [child.ask(f'time {rows} {length} 1') for _ in range(3)]
+                first = child.ask(f'time {rows} {length} 1')
                 whole = child.ask(f'time {rows} {length} {count + 1}')
-                first = {key: statistics.median(answer[key] for answer in firsts) for key in whole}
                 turn[name] = {'prefill': first, 'decode': {key: whole[key] - first[key] for key in whole}}
             rounds.append(turn)
         tokens = {'prefill': rows * length, 'decode': rows * count}
@@ -164,15 +163,15 @@ def print_bandwidth(threads: int) -> None:
     import jax
     import jax.numpy as jnp
 
-    array = jnp.ones((64, 1 << 22), jnp.float32)  # 1 GiB: more than caches hold
-    total = jax.jit(lambda x: jnp.sum(x, axis=1))
-    jax.block_until_ready(total(array))
+    matrix, vector = jnp.ones((1 << 14, 1 << 14), jnp.float32), jnp.ones((1 << 14,), jnp.float32)  # 1 GiB
+    product = jax.jit(lambda x, y: x @ y)  # what a step of decoding is made of; a sum takes longer than reading does
+    jax.block_until_ready(product(matrix, vector))
     seconds = []
     for _ in range(7):
         begin = time.perf_counter()
-        jax.block_until_ready(total(array))
+        jax.block_until_ready(product(matrix, vector))
         seconds.append(time.perf_counter() - begin)
-    print(json.dumps({'bytes_per_second': array.nbytes / min(seconds)}))
+    print(json.dumps({'bytes_per_second': matrix.nbytes / min(seconds)}))
 
 
 def as_markdown(report: dict) -> str:
@@ -212,7 +211,7 @@ def main():
     parser.add_argument('--rows', type=int, nargs='+', default=[1, 16], help='prompts read and continued together')
     parser.add_argument('--prompt', type=int, default=128, help='tokens of each prompt')
     parser.add_argument('--new-tokens', type=int, default=64, help='tokens written after the first')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of each side')
     parser.add_argument('--active', action='store_true', help="the other side's idle threads spin")
     parser.add_argument('--bandwidth', action='store_true', help='only print what memory gives, in bytes per second')
