@@ -6,6 +6,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from llm.errors import UserError
 
@@ -18,6 +19,8 @@ class Args:
     system: str = ''  # system message, which the model reads before everything else
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
+    quantize: Literal['int8', 'int4'] | None = None  # round weights to so few bits: less memory, mostly faster
+    draft: pathlib.Path | None = None  # workdir of a small model with the same tokenizer that drafts: same distribution
     max_new_tokens: int | None = (
         None  # most tokens of an answer; None is half of the model's context, the most there is
     )
@@ -56,7 +59,8 @@ def run(args: Args) -> None:
     from llm.inference.generate import load_generator
 
     sampling = _sampling(args)
-    generator = load_generator(workdir, args.step, args.ema, chat=True)
+    draft = None if args.draft is None else Workdir.open(args.draft)
+    generator = load_generator(workdir, args.step, args.ema, True, args.quantize, draft)
     conversation = Conversation(generator, sampling, max_new_tokens=args.max_new_tokens, system=args.system)
     learned = {'next_token': 'to continue texts', 'reward_model': 'to judge answers'}
     if (kind := workdir.config().objective.kind) in learned:

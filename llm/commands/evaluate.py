@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from llm.errors import UserError
 
@@ -19,6 +20,7 @@ class Args:
     ema: bool = False  # measure the averaged parameters
     batch_size: int | None = None  # rows per step; None is the config's, and for tasks chosen by the context
     stride: int | None = None  # tokens between the starts of windows; None is a whole window: no overlap
+    quantize: Literal['int8', 'int4'] | None = None  # round weights to so few bits first; measured on text
     limit: int | None = None  # samples of each task, the first ones; None is all
     chat: bool = False  # ask plain prompts as messages of the user
     num_fewshot: int | None = None  # harness tasks: examples before each sample; None is what the task says
@@ -29,7 +31,7 @@ class Args:
     again: bool = False  # measure also the tasks whose results are there
 
 
-NOT_OF_TASKS = {'workdir', 'tasks', 'step', 'ema', 'batch_size', 'stride'}
+NOT_OF_TASKS = {'workdir', 'tasks', 'step', 'ema', 'batch_size', 'stride', 'quantize'}
 
 
 def run(args: Args) -> None:
@@ -49,8 +51,11 @@ def run(args: Args) -> None:
     if not args.tasks:
         from llm.training.evaluate import evaluate_checkpoint
 
-        print(json.dumps(evaluate_checkpoint(workdir, args.step, args.ema, args.batch_size, args.stride)))
+        options = args.step, args.ema, args.batch_size, args.stride, args.quantize
+        print(json.dumps(evaluate_checkpoint(workdir, *options)))
         return
+    if args.quantize:
+        raise UserError('--quantize is measured on held-out text; leave out --tasks, or --quantize')
     from llm.evaluation import results
     from llm.evaluation.run import evaluate_tasks
     from llm.evaluation.tasks import Settings

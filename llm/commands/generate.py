@@ -27,6 +27,9 @@ class Args:
     chat: bool = False  # the prompt is a message, and what follows it the answer of a model fine-tuned on conversations
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
+    quantize: Literal['int8', 'int4'] | None = None  # round weights to so few bits: less memory, mostly faster
+    draft: pathlib.Path | None = None  # workdir of a small model with the same tokenizer that drafts: same distribution
+    draft_tokens: int = 4  # tokens drafted at a time
     max_new_tokens: int = 128  # most tokens to write; the end-of-sequence token ends earlier
     temperature: float = 1.0  # logits are divided by it; 0 always takes the most probable token
     top_k: int = 0  # draw from this many most probable tokens; 0 is all
@@ -56,8 +59,9 @@ NOT_WITH_BEAMS = (
     'seed',
     'stop',
     'past_context',
+    'draft',
 )
-NOT_WITH_PROMPTS = ('beam_size', 'best_of', 'show_probabilities', 'past_context')
+NOT_WITH_PROMPTS = ('beam_size', 'best_of', 'show_probabilities', 'past_context', 'draft')
 ONLY_WITH_PROMPTS = ('out', 'slots')
 TABLE_ROWS = 10
 BAR_WIDTH = 10  # characters of a probability of 1
@@ -89,7 +93,8 @@ def run(args: Args) -> None:
     if args.prompts:
         write_all(args, workdir, samplings[0])
         return
-    generator = load_generator(workdir, args.step, args.ema, args.chat)
+    draft = None if args.draft is None else Workdir.open(args.draft)
+    generator = load_generator(workdir, args.step, args.ema, args.chat, args.quantize, draft, args.draft_tokens)
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
     said = iter  # a text as it is
     if args.chat:
@@ -141,6 +146,14 @@ def check(args: Args) -> None:
         raise UserError(f'--best-of is {args.best_of}; ask for at least 1')
     if (args.best_of > 1) != bool(args.reward_models):
         raise UserError('--best-of and --reward-models go together: a reward tells which sample is the best; give both')
+    if args.draft_tokens < 1:
+        raise UserError(f'--draft-tokens is {args.draft_tokens}; draft at least 1')
+    if args.draft_tokens != DEFAULTS['draft_tokens'] and args.draft is None:
+        raise UserError('--draft-tokens belongs to speculative decoding; add --draft, or drop it')
+    if args.draft is not None and args.past_context != 'error':
+        raise UserError('--draft does not combine with --past-context slide; drop the one or the other')
+    if args.draft is not None and args.best_of > 1:
+        raise UserError('--draft does not combine with --best-of, whose samples are drawn together; drop one of them')
     if args.beam_size < 0:
         raise UserError(f'--beam-size is {args.beam_size}; it must be at least 1, or 0 to sample')
     clashes = NOT_WITH_BEAMS if args.beam_size else ('length_penalty',)
@@ -170,7 +183,7 @@ def write_all(args: Args, workdir, sampling) -> None:
 
     settings = Settings(sampling, args.max_new_tokens, args.num_samples, args.stop, args.chat)
     step = checked_step(workdir, Checkpoints(workdir.checkpoints), args.step)  # what goes on goes on with this one
-    generator = load_generator(workdir, step, args.ema, args.chat)
+    generator = load_generator(workdir, step, args.ema, args.chat, args.quantize)
     source = f'{args.workdir.resolve()} step {step}{" ema" * args.ema}'
     failed = write_file(generator, args.prompts, args.out, settings, source, args.slots)
     if failed:

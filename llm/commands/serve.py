@@ -3,6 +3,7 @@
 import os
 import pathlib
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
@@ -27,6 +28,7 @@ class Args:
     name: str | None = None  # the model's name for clients; None is the workdir's
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
+    quantize: Literal['int8', 'int4'] | None = None  # round weights to so few bits: less memory, mostly faster
     slots: int = 16  # texts written at a time
     max_queue: int = 64  # texts that wait for a slot; further ones are refused with status 429
     context: int | None = None  # most tokens of a text with its prompt; None is the model's context
@@ -69,7 +71,7 @@ def run(args: Args) -> None:
     from llm.serving.service import Limits, Service
 
     listening = server.listen(args.host, args.port)  # before the model is read: a port that is taken shows at once
-    generator = load_generator(workdir, args.step, args.ema, chat=True)
+    generator = load_generator(workdir, args.step, args.ema, chat=True, quantize=args.quantize)
     context = generator.model.config.context_length
     if args.context is not None and not 1 <= args.context <= context:
         raise UserError(f"--context is {args.context}; it must be from 1 to the model's, {context}")

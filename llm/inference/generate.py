@@ -10,7 +10,9 @@ import numpy as np
 from llm.errors import UserError
 from llm.inference import beam_search, prepared
 from llm.inference.decode import Decoder, PastContext
+from llm.inference.quantization import Bits
 from llm.inference.sampling import SamplingParams
+from llm.inference.speculative import Draft, SpeculativeDecoder, check_draft
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
 from llm.workdir import Workdir
@@ -102,8 +104,17 @@ class Generator:
     Writing ends at the tokenizer's end-of-sequence tokens or at one of `stop_ids`.
     """
 
-    def __init__(self, model: Transformer, params: Any, tokenizer: Tokenizer, stop_ids: Sequence[int] = ()):
+    def __init__(
+        self,
+        model: Transformer,
+        params: Any,
+        tokenizer: Tokenizer,
+        stop_ids: Sequence[int] = (),
+        draft: Draft | None = None,
+    ):
         """Takes `model`, its `params`, the `tokenizer` it was trained with, and further tokens that end a text.
+
+        With a `draft`, single prompts are continued by speculative decoding; batches go on as without.
 
         Raises:
             UserError: if the tokenizer has tokens that the model does not know.
@@ -112,6 +123,9 @@ class Generator:
         self.model, self.params, self.tokenizer = model, prepared.ready(params, model.config), tokenizer
         known = (i for i in (*tokenizer.stop_ids, *stop_ids) if i < model.config.vocab_size)
         self.stop_ids = tuple(dict.fromkeys(known))
+        self.draft = draft
+        if draft is not None:
+            check_draft(model, draft)
 
     def generate(
         self,
@@ -173,7 +187,7 @@ class Generator:
         self, prompt: Prompt, n: int, sampling: SamplingParams = UNCHANGED
     ) -> list[tuple[str, int, float]]:
         """The `n` most probable next tokens as (piece, id, probability), from what a sampler with `sampling` draws."""
-        decoder, _ = self._start([prompt], [sampling], 1, (), 'error')
+        decoder = Decoder(self.model, self.params, [self.encode(prompt)], [sampling], max_new_tokens=1)
         probabilities = decoder.next_token_distribution()[0]
         best = np.argsort(-probabilities, kind='stable')[:n]
         return [(self.tokenizer.piece(int(i)), int(i), float(probabilities[i])) for i in best if probabilities[i] > 0]
@@ -204,21 +218,22 @@ class Generator:
         """The ids of a prompt."""
         return self.tokenizer.encode_text(prompt) if isinstance(prompt, str | bytes) else list(prompt)
 
-    def _start(self, prompts, settings, max_new_tokens, stop, past_context) -> tuple[Decoder, list[Transcript]]:
+    def _start(
+        self, prompts, settings, max_new_tokens, stop, past_context
+    ) -> tuple[Decoder | SpeculativeDecoder, list[Transcript]]:
         if '' in stop:
             raise UserError('a stop string is empty; leave it out, or give it at least one character')
-        decoder = Decoder(
-            self.model,
-            self.params,
-            [self.encode(prompt) for prompt in prompts],
-            settings,
-            max_new_tokens=max_new_tokens,
-            stop_ids=self.stop_ids,
-            past_context=past_context,
-        )
+        rows = [self.encode(prompt) for prompt in prompts]
+        common = {'max_new_tokens': max_new_tokens, 'stop_ids': self.stop_ids}
+        if self.draft is not None and len(rows) == 1:
+            if past_context != 'error':
+                raise UserError('a draft model does not combine with past_context slide; drop the one or the other')
+            decoder = SpeculativeDecoder(self.model, self.params, self.draft, rows[0], settings[0], **common)
+        else:
+            decoder = Decoder(self.model, self.params, rows, settings, past_context=past_context, **common)
         return decoder, [Transcript(self.tokenizer, self.stop_ids, tuple(stop)) for _ in prompts]
 
-    def _advance(self, decoder: Decoder, transcripts: list[Transcript], steps: int) -> None:
+    def _advance(self, decoder: Decoder | SpeculativeDecoder, transcripts: list[Transcript], steps: int) -> None:
         for row, written in enumerate(decoder.advance(steps)):
             transcript = transcripts[row]
             for token, logprob in written:
@@ -229,7 +244,15 @@ class Generator:
                 decoder.finish(row)
 
 
-def load_generator(workdir: Workdir, step: int | None = None, ema: bool = False, chat: bool = False) -> Generator:
+def load_generator(
+    workdir: Workdir,
+    step: int | None = None,
+    ema: bool = False,
+    chat: bool = False,
+    quantize: Bits | None = None,
+    draft: Workdir | None = None,
+    draft_tokens: int = 4,
+) -> Generator:
     """The `Generator` of a run.
 
     Args:
@@ -237,9 +260,12 @@ def load_generator(workdir: Workdir, step: int | None = None, ema: bool = False,
         step: which checkpoint; None is the newest good one.
         ema: with the averaged parameters instead of the raw ones.
         chat: a text is an answer in a conversation, so it ends where the model opens another turn, too.
+        quantize: to how many bits the weights are rounded, see `llm.inference.quantization`.
+        draft: run of a small model, of the same tokenizer, that drafts what this one then reads; its newest checkpoint.
+        draft_tokens: drafted at a time.
 
     Raises:
-        UserError: if there is no such checkpoint, or it is damaged.
+        UserError: if there is no such checkpoint, or it is damaged, or the draft model does not go with this one.
     """
     from llm import chat as conversations
     from llm import runtime
@@ -249,4 +275,13 @@ def load_generator(workdir: Workdir, step: int | None = None, ema: bool = False,
     tokenizer = open_workdir(workdir.path)
     _, params = checkpoint.load_params(workdir, step, ema)
     stop_ids = conversations.stop_ids(tokenizer) if chat else ()
-    return Generator(Transformer(config.model), params, tokenizer, stop_ids)
+    drafter = None
+    if draft is not None:
+        small = load_generator(draft)
+        if small.tokenizer.digest != tokenizer.digest:
+            raise UserError(
+                f'{draft.path} has another tokenizer than {workdir.path}; draft with a model that shares it'
+            )
+        drafter = Draft(small.model, small.params, draft_tokens)
+    params = prepared.ready(params, config.model, quantize)
+    return Generator(Transformer(config.model), params, tokenizer, stop_ids, drafter)

@@ -91,7 +91,7 @@ def filtered_logits(
     logits = jnp.where(seen, penalised, logits)
 
     greedy = column.temperature == 0
-    best = jnp.arange(logits.shape[-1])[None, :] == jnp.argmax(logits, axis=-1, keepdims=True)
+    best = jnp.arange(logits.shape[-1])[None, :] == most_probable(logits)[:, None]
     logits = logits / jnp.where(greedy, 1.0, column.temperature)
     logits = jnp.where(greedy & ~best, -jnp.inf, logits)
 
@@ -101,6 +101,13 @@ def filtered_logits(
 
     relative = logits - jnp.max(logits, axis=-1, keepdims=True)  # log of the ratio to the largest probability
     return jnp.where(relative < jnp.log(column.min_p), -jnp.inf, logits)
+
+
+def most_probable(logits: Float[Array, 'batch vocabulary']) -> Int[Array, 'batch']:
+    """`argmax` over the vocabulary, as two plain reductions: on a CPU several times as fast as one over pairs."""
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, :]
+    largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(largest, ids, logits.shape[-1] - 1), axis=-1)
 
 
 def _top_k_top_p(logits: Float[Array, 'batch vocabulary'], settings: RowSettings) -> Float[Array, 'batch vocabulary']:
@@ -147,7 +154,13 @@ def sample(
         generated: tokens each row has generated so far.
     """
 
-    def draw(row_logits, seed, count):
-        return jax.random.categorical(jax.random.fold_in(jax.random.key(seed), count), row_logits)
+    def noise(row_logits, seed, count):
+        return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), count), row_logits.shape, row_logits.dtype)
 
-    return jax.vmap(draw)(filtered_logits(logits, seen, settings), settings.seed, generated).astype(jnp.int32)
+    def draw(logits):
+        return most_probable(logits + jax.vmap(noise)(logits, settings.seed, generated))
+
+    # A batch in which all are greedy makes no random numbers, which cost more than a small model's step.
+    return jax.lax.cond(
+        jnp.all(settings.temperature == 0), most_probable, draw, filtered_logits(logits, seen, settings)
+    )

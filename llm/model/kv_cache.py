@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from llm.config import ModelConfig
-from llm.model.linear import row_major_products
 
 
 class KVCache(NamedTuple):
@@ -58,23 +57,19 @@ class LayerCache(NamedTuple):
         start: Int[Array, 'batch'],
     ) -> 'LayerCache':
         """Puts row b's new entries at slots start[b] and on."""
-        bits = lambda x, stored: jax.lax.bitcast_convert_type(x.astype(self.dtype), stored.dtype)
-        put = self._row_by_row if row_major_products() else self._all_rows
-        keys = put(self.keys, bits(key, self.keys), start)
-        return self._replace(keys=keys, values=put(self.values, bits(value, self.values), start))
+        rows = jnp.arange(start.shape[0], dtype=start.dtype)
+        at = jnp.stack([jnp.full_like(rows, self.layer), rows, start], axis=1)
+        # What one `dynamic_update_slice` a row does; under `vmap` that would transpose the whole cache there and back.
+        numbers = jax.lax.ScatterDimensionNumbers(
+            update_window_dims=(1, 2, 3), inserted_window_dims=(0, 1), scatter_dims_to_operand_dims=(0, 1, 3)
+        )
 
-    def _all_rows(self, stored, new, start):
-        place = lambda row, new, at: jax.lax.dynamic_update_slice(row, new[None], (self.layer, 0, at, 0))
-        return jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)(stored, new, start)
+        def put(stored, new):
+            bits = jax.lax.bitcast_convert_type(new.astype(self.dtype), stored.dtype)
+            options = {'indices_are_sorted': True, 'unique_indices': True, 'mode': 'clip'}
+            return jax.lax.scatter(stored, at, bits, numbers, **options)
 
-    def _row_by_row(self, stored, new, start):
-        """The same. Of a scatter, which `_all_rows` is, the compiler for CPUs makes a copy of the whole cache."""
-
-        def place(row, stored):
-            one = jax.lax.dynamic_slice_in_dim(new, row, 1, axis=0)
-            return jax.lax.dynamic_update_slice(stored, one[None], (self.layer, row, 0, start[row], 0))
-
-        return jax.lax.fori_loop(0, new.shape[0], place, stored)
+        return self._replace(keys=put(self.keys, key), values=put(self.values, value))
 
     def read(self) -> tuple[Array, Array]:
         """Keys and values of the layer, each (batch, kv_heads, capacity, head_dim)."""

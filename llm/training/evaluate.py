@@ -41,6 +41,7 @@ def evaluate_checkpoint(
     ema: bool = False,
     batch_size: int | None = None,
     stride: int | None = None,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """Measures a stored checkpoint on all of the held-out data.
 
@@ -50,6 +51,7 @@ def evaluate_checkpoint(
         ema: the averaged parameters instead of the raw ones.
         batch_size: rows per step; None is the config's.
         stride: of documents, see `TextEvaluator.measure`.
+        quantize: to how many bits weights are rounded first, see `llm.inference.quantization`; of text only.
     """
     config = runtime.usable_config(workdir)
     if batch_size is not None:
@@ -62,6 +64,10 @@ def evaluate_checkpoint(
         raise UserError('--stride is for documents, and this run learned from examples; leave it out')
     if stride is not None and not 1 <= stride <= config.data.sequence_length:
         raise UserError(f'--stride is {stride}; it must be between 1 and the window of {config.data.sequence_length}')
+    if quantize is not None and isinstance(config.objective, RewardModel | DPO | Online):
+        raise UserError(
+            '--quantize is measured on text, and this run is measured by preferences or reward; leave it out'
+        )
     config = dataclasses.replace(config, parallel=ParallelConfig())
     tokenizer = open_workdir(workdir.path)
     step, params = load_params(workdir, step, ema)
@@ -77,6 +83,11 @@ def evaluate_checkpoint(
         attach_reference(config, workdir, data, mesh, first_params)
     rollouts = make_step(config, mesh, placed, data) if isinstance(config.objective, Online) else None
     evaluator = make_evaluator(config, data, mesh, rollouts)
+    digest = params_sha256(params)
+    if quantize is not None:
+        from llm.inference import prepared
+
+        params = prepared.ready(params, config.model, quantize)
     params = jax.device_put(params, mesh_lib.replicated(mesh))
     measured = evaluator.measure(params, **({} if stride is None else {'stride': stride}))
-    return {'step': step} | measured | {'stride': stride, 'ema': ema, 'params_sha256': params_sha256(params)}
+    return {'step': step} | measured | {'stride': stride, 'ema': ema, 'quantize': quantize, 'params_sha256': digest}
