@@ -23,6 +23,9 @@ from llm.tokenizer import BOS, EOS, SPECIAL_TOKENS, GlassboxTokenizer, Tokenizer
 Message = dict[str, Any]  # {'role': 'system', 'user' or 'assistant', 'content': its text}
 
 SYSTEM, USER, ASSISTANT, END = (SPECIAL_TOKENS.index(f'<|{name}|>') for name in ('system', 'user', 'assistant', 'end'))
+# What day it is in examples to train on: they must not change overnight, or a run could not go on.
+EXAMPLES_DAY = datetime.datetime(2024, 7, 26)
+
 _FIELDS = ('role', 'content')
 _ROLES = {'system': (SYSTEM, END), 'user': (USER, END), 'assistant': (ASSISTANT, EOS)}
 

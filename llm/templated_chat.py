@@ -7,11 +7,15 @@ that spells one is refused: it could close its turn and open another.
 import datetime
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError
-from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.interface import Tokenizer
+
+if TYPE_CHECKING:
+    from llm.tokenizer.chat_template import (
+        ChatTemplate,  # imports Jinja, which training on our own template does not need
+    )
 
 Message = dict[str, Any]
 _PROBE = 'what the assistant says'
@@ -95,7 +99,7 @@ def _written(tokenizer: Tokenizer) -> tuple[str, list[int], list[tuple[int, int]
     return text, *tokenizer.encode_rendered(text)
 
 
-def _template(tokenizer: Tokenizer) -> ChatTemplate:
+def _template(tokenizer: Tokenizer) -> 'ChatTemplate':
     if tokenizer.chat_template is None:
         raise UserError(
             'the tokenizer has no chat template, so it cannot write conversations; put one into chat_template.jinja '

@@ -612,6 +612,7 @@ def test_division_of_the_work(name):
     check_apart(name, [start, ParallelConfig(**{name: given[name]})], see)
 
 
+@pytest.mark.slow
 def test_rollbacks_and_batches_left_out(corpus, tmp_path):
     """A learning rate that explodes at once: the run goes back so often, leaves out so many batches, and gives up."""
 

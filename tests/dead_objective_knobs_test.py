@@ -225,7 +225,13 @@ def test_policies(kind, name):
     apart(name, values, lambda value: seen_in_policy(config(kind(**given | {name: value}))))
 
 
-@pytest.mark.parametrize('name', ROLLOUTS)
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ('samples_per_prompt', 'max_new_tokens') else ())
+        for n in ROLLOUTS
+    ],
+)
 def test_rollouts(name):
     """What is drawn, and how often it is learned from, is one piece of code for all policies."""
     see = lambda value: seen_in_policy(

@@ -20,7 +20,6 @@ from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.errors import UserError
 from llm.tokenizer import Tokenizer
-from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 
 class Instruction(NamedTuple):
@@ -95,9 +94,9 @@ class InstructionReader:
         else:
             messages = [*prompt, *completion]
             self.noted['more_in_messages'] += chat.has_more(messages)
-            ids, mask = chat.encode(self._tokenizer, messages, EXAMPLES_DAY)
+            ids, mask = chat.encode(self._tokenizer, messages, chat.EXAMPLES_DAY)
             if prompt:
-                asked = chat.encode_prompt(self._tokenizer, prompt, EXAMPLES_DAY)
+                asked = chat.encode_prompt(self._tokenizer, prompt, chat.EXAMPLES_DAY)
                 start = chat.common_prefix(asked, ids)
                 mask[:start] = [False] * start
         room = self._config.data.sequence_length + 1  # the last id is a target alone

@@ -25,7 +25,6 @@ from llm.data.batches import Batch
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
-from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 _NO_MARGIN = 1e-30  # the score of a preference whose margin is 0: still a preference, unlike a tie
 
@@ -192,7 +191,7 @@ class PreferenceReader:
         if isinstance(prompt, str):
             ids, length, whole = chat.encode_completion(self._tokenizer, prompt, response)
         else:
-            ids, length, whole = chat.encode_exchange(self._tokenizer, prompt, response, EXAMPLES_DAY)
+            ids, length, whole = chat.encode_exchange(self._tokenizer, prompt, response, chat.EXAMPLES_DAY)
         self.noted['prompt_not_a_prefix'] += not whole
         return ids, length
 

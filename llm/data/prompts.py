@@ -20,7 +20,6 @@ from llm.data.batches import Batch
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
-from llm.tokenizer.chat_template import EXAMPLES_DAY
 
 _TAKEN = ('prompts', 'completions')  # what a reward function gets anyway
 
@@ -62,7 +61,7 @@ def encode(tokenizer: Tokenizer, prompt: str | list[chat.Message]) -> list[int]:
     """The ids of a prompt, of either kind."""
     if isinstance(prompt, str):
         return chat.encode_text(tokenizer, prompt)
-    return chat.encode_prompt(tokenizer, prompt, EXAMPLES_DAY)
+    return chat.encode_prompt(tokenizer, prompt, chat.EXAMPLES_DAY)
 
 
 class PromptReader:

@@ -20,9 +20,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llm.errors import UserError, first_line
 
-# What day it is in examples to train on: they must not change overnight, or a run could not go on.
-EXAMPLES_DAY = datetime.datetime(2024, 7, 26)
-
 _GENERATION = re.compile(r'\{%[-+]?\s*generation\b')
 
 

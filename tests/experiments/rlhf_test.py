@@ -102,6 +102,7 @@ def two_models():
     return params
 
 
+@pytest.mark.slow
 def test_kl_has_the_mean_of_the_log_ratio_and_less_noise(two_models):
     prompts = wishlist.prompts()[1][:8]
     policy, reference = (training.pick(two_models, [i]) for i in (0, 1))

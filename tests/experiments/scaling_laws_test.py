@@ -44,6 +44,7 @@ def test_profiles_move_up_with_the_budget_and_leave_out_sizes_without_steps():
         config(plan, 160, 1e9)
 
 
+@pytest.mark.slow
 def test_the_dry_run_says_what_it_costs_and_makes_nothing(tmp_path, capsys):
     command.main(['--dry-run', '--out', str(tmp_path / 'none')])
     said = capsys.readouterr().out

@@ -17,6 +17,7 @@ NAMES = [
     *('gpt2', 'gpt2_untied', 'llama2', 'llama3', 'llama_linear', 'llama_yarn', 'mistral', 'qwen2', 'qwen3'),
     *('gemma', 'gemma2', 'gemma3'),
 ]
+VARIED = ('gpt2', 'llama3', 'mistral', 'qwen3', 'gemma3')  # between them, all that decoding meets; the rest are slow
 PROMPT = 9
 
 
@@ -54,6 +55,9 @@ def test_loss_and_gradients(case):
         assert error < 1e-4, f'{name}: {error}'
 
 
+@pytest.mark.parametrize(
+    'case', [pytest.param(name, marks=() if name in VARIED else pytest.mark.slow) for name in NAMES], indirect=True
+)
 def test_greedy_continuation(case):
     model, params, reference = case
     prompt = reference['tokens'][0, :PROMPT].tolist()

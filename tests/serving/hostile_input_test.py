@@ -58,6 +58,7 @@ def test_bodies_that_are_wrong(server, body, status):
     assert post(server)[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'asked',
     [

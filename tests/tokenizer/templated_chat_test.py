@@ -6,9 +6,10 @@ import pytest
 from imported_families import FIXTURES, write
 
 from llm import chat
+from llm.chat import EXAMPLES_DAY
 from llm.errors import UserError
 from llm.tokenizer import open_directory
-from llm.tokenizer.chat_template import EXAMPLES_DAY, ChatTemplate
+from llm.tokenizer.chat_template import ChatTemplate
 
 FAMILIES = sorted(family for family in FIXTURES if FIXTURES[family]['chats'])
 TALK = [

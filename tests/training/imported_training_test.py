@@ -179,6 +179,7 @@ def test_preferences_are_learned(fine_tune, family):
     assert evaluations[-1]['loss'] < evaluations[0]['loss']
 
 
+@pytest.mark.slow
 def test_rollouts_end_where_the_template_ends_a_turn(fine_tune, tmp_path):
     reward = tmp_path / 'short.py'
     reward.write_text('def short(completions, **columns):\n    return [-float(len(c)) for c in completions]\n')

@@ -77,6 +77,7 @@ def assert_same_curve(workdir, reference):
     np.testing.assert_allclose([row['loss'] for row in rows], [row['loss'] for row in expected], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stopped_on_two_processes_and_finished_on_one(finished, tiny, one_device, tmp_path):
     path, summary = finished
     code, out, err = finish(start(steps(tiny, 6), tmp_path, '--parallel.fsdp', '2'))
@@ -90,6 +91,7 @@ def test_stopped_on_two_processes_and_finished_on_one(finished, tiny, one_device
     np.testing.assert_allclose(again['held_out']['loss'], summary['held_out']['loss'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_both_and_both_save(finished, tiny, one_device, tmp_path):
     path, _ = finished
     process = start(steps(tiny, 10**6), tmp_path, '--parallel.wrapper', 'pmap')
