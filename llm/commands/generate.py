@@ -184,7 +184,7 @@ def write_all(args: Args, workdir, sampling) -> None:
     settings = Settings(sampling, args.max_new_tokens, args.num_samples, args.stop, args.chat)
     step = checked_step(workdir, Checkpoints(workdir.checkpoints), args.step)  # what goes on goes on with this one
     generator = load_generator(workdir, step, args.ema, args.chat, args.quantize)
-    source = f'{args.workdir.resolve()} step {step}{" ema" * args.ema}'
+    source = f'{args.workdir.resolve()} step {step}{" ema" * args.ema}{f" {args.quantize}" if args.quantize else ""}'
     failed = write_file(generator, args.prompts, args.out, settings, source, args.slots)
     if failed:
         print(f'{failed} texts could not be written; their rows in {args.out} say why', file=sys.stderr)

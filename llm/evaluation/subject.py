@@ -58,7 +58,7 @@ class Subject:
     @functools.cached_property
     def assistant(self) -> Generator:
         """Continues conversations."""
-        return Generator(self.model, self.params, self.tokenizer, chat.stop_ids(self.tokenizer))
+        return Generator(self.model, self.generator.params, self.tokenizer, chat.stop_ids(self.tokenizer))
 
     @property
     def generated_rows(self) -> int:

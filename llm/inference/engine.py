@@ -94,6 +94,7 @@ class Engine:
         self._statistics = Statistics()
         self._thread: threading.Thread | None = None
         self._stopped: str | None = None  # why no more requests are taken
+        self.failure: str | None = None  # why it broke down
         self._stop_at = float('inf')  # when those that were are cancelled
 
         # The thread's own.
@@ -150,7 +151,7 @@ class Engine:
         with self._changed:
             if self._stopped is not None:
                 raise EngineStopped(self._stopped)
-            if len(self._queue) >= self.max_queue:
+            if len(self._queue) >= self.max_queue + len(self._free):  # who gets a slot at once does not wait
                 self._count(refused=1)
                 raise QueueFull(f'{self.max_queue} requests wait already, and no more may; try again later')
             self._count(accepted=1)
@@ -187,6 +188,7 @@ class Engine:
             logging.exception('the engine broke down')
             with self._changed:
                 self._stopped = f'the engine broke down ({_name(error)}) and takes no more requests; start it again'
+                self.failure = self._stopped
             self._end_all('error', self._stopped)
 
     def _wait(self) -> bool:

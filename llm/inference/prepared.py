@@ -21,9 +21,13 @@ from llm.model.kernels import Kernel, Transposed
 JOINED = (('query', 'key', 'value'), ('gate', 'up'))  # kernels of one input; the first one's place holds them all
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'quantize'))
 def ready(params: Any, config: ModelConfig, quantize: Bits | None = None) -> Any:
-    """`prepare`, compiled."""
+    """`prepare`, compiled; what is prepared is returned as it is, not copied."""
+    return params if is_prepared(params) else _ready(params, config, quantize)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'quantize'))
+def _ready(params: Any, config: ModelConfig, quantize: Bits | None) -> Any:
     return prepare(params, config, quantize)
 
 

@@ -129,6 +129,12 @@ def read_rows(path: pathlib.Path, answers: bool) -> list[dict[str, Any]]:
             raise UserError(f'{path}:{number} is not JSON ({error}); a line is like {{"prompt": "text"}}') from error
         if problem := _problem(row, answers):
             raise UserError(f'{path}:{number}: {problem}')
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f'{path}:{number} has half of a surrogate pair, which is no character; remove it'
+            ) from error
         rows.append(row)
     if not rows:
         raise UserError(f'{path} has no prompts; a line is like {{"prompt": "text"}}')

@@ -151,5 +151,5 @@ def _product(x, values, scale, config):
 
 
 def _nonzero(scale):
-    """A row of zeros is zeros at any scale."""
-    return jnp.where(scale > 0, scale, 1.0)
+    """A row of zeros is zeros at any scale; one that is not finite must show."""
+    return jnp.where(scale == 0, 1.0, scale)

@@ -44,7 +44,7 @@ class SamplingParams:
         finite = np.isfinite
         for name, holds, must in (
             ('temperature', self.temperature >= 0 and finite(self.temperature), 'at least 0 (0 is greedy)'),
-            ('top_k', self.top_k >= 0, 'at least 0 (0 keeps all tokens)'),
+            ('top_k', 0 <= self.top_k < 2**31, 'in [0, 2^31) (0 keeps all tokens)'),
             ('top_p', 0 < self.top_p <= 1, 'in (0, 1]'),
             ('min_p', 0 <= self.min_p <= 1, 'in [0, 1]'),
             ('repetition_penalty', self.repetition_penalty > 0 and finite(self.repetition_penalty), 'positive'),

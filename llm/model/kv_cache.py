@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from llm.config import ModelConfig
-from llm.parallel.axes import partitioned
 
 
 class KVCache(NamedTuple):
@@ -58,25 +57,23 @@ class LayerCache(NamedTuple):
         start: Int[Array, 'batch'],
     ) -> 'LayerCache':
         """Puts row b's new entries at slots start[b] and on."""
-        bits = lambda new, stored: jax.lax.bitcast_convert_type(new.astype(self.dtype), stored.dtype)
-        put = self._put_each if partitioned() else self._put_together
-        keys = put(self.keys, bits(key, self.keys), start)
-        return self._replace(keys=keys, values=put(self.values, bits(value, self.values), start))
-
-    def _put_each(self, stored, new, start):
-        """One write a row, which a mesh that shares the rows makes where each of them is."""
-        place = lambda row, new_row, at: jax.lax.dynamic_update_slice(row, new_row[None], (self.layer, 0, at, 0))
-        return jax.vmap(place, in_axes=(1, 0, 0), out_axes=1)(stored, new, start)
-
-    def _put_together(self, stored, new, start):
-        """The same as one scatter: the other way, on one device, would transpose the whole cache there and back."""
-        rows = jnp.arange(start.shape[0], dtype=start.dtype)
-        at = jnp.stack([jnp.full_like(rows, self.layer), rows, start], axis=1)
+        at = jnp.stack([jnp.full_like(start, self.layer), start], axis=1)
+        # What one `dynamic_update_slice` a row does. Under `vmap` that would transpose the whole cache there and back;
+        # with the row as an index, a mesh that shares the rows would gather them.
         numbers = jax.lax.ScatterDimensionNumbers(
-            update_window_dims=(1, 2, 3), inserted_window_dims=(0, 1), scatter_dims_to_operand_dims=(0, 1, 3)
+            update_window_dims=(1, 2, 3),
+            inserted_window_dims=(0,),
+            scatter_dims_to_operand_dims=(0, 3),
+            operand_batching_dims=(1,),
+            scatter_indices_batching_dims=(0,),
         )
-        options = {'indices_are_sorted': True, 'unique_indices': True, 'mode': 'clip'}
-        return jax.lax.scatter(stored, at, new, numbers, **options)
+
+        def put(stored, new):
+            bits = jax.lax.bitcast_convert_type(new.astype(self.dtype), stored.dtype)
+            options = {'indices_are_sorted': True, 'unique_indices': True, 'mode': 'clip'}
+            return jax.lax.scatter(stored, at, bits, numbers, **options)
+
+        return self._replace(keys=put(self.keys, key), values=put(self.values, value))
 
     def read(self) -> tuple[Array, Array]:
         """Keys and values of the layer, each (batch, kv_heads, capacity, head_dim)."""

@@ -23,6 +23,7 @@ class Connection(H11Protocol):
         self._stalled_since: float | None = None
         self._unsent = 0
         super().connection_made(transport)
+        transport.max_size = 2**14  # bytes taken at a time: parsing tiny chunks must not hold the others up
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
 

@@ -104,7 +104,7 @@ async def serve(
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         ready()
-        while not stopped() and service.failure is None and not serving.done():
+        while not stopped() and service.engine.failure is None and not serving.done():
             await asyncio.sleep(0.1)
         service.drain()
         unfinished = lambda: len(service.exchanges) + sum(one.answered_and_unsent for one in connections)
@@ -173,8 +173,8 @@ def run(
             cut = asyncio.run(serve(service, guard, listening, stopped, drain_seconds, ready))
         finally:
             service.engine.stop(drain=False, timeout=CUT_SECONDS)
-        if service.failure is not None:
-            raise MachineError(service.failure)
+        if service.engine.failure is not None:
+            raise MachineError(service.engine.failure)
         if cut:
             why = f'{cut} requests were cut off after {drain_seconds:g} seconds (--drain-timeout)'
             raise Interrupted(stop.signal or signal.SIGTERM, why)

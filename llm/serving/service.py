@@ -59,7 +59,6 @@ class Service:
     Attributes:
         draining: no more requests are taken.
         exchanges: those that are being answered.
-        failure: why the engine takes no more requests, if that was not asked for.
         metrics: what `/metrics` shows.
     """
 
@@ -75,7 +74,6 @@ class Service:
         self.engine, self.generator, self.name, self.limits = engine, generator, name, limits
         self.capacity = capacity
         self.draining = False
-        self.failure: str | None = None
         self.exchanges: set[Exchange] = set()
         self.metrics = metrics_lib.Metrics(engine.statistics)
         self.metrics.ready.set(1)
@@ -208,7 +206,6 @@ class Service:
             if isinstance(error, QueueFull):
                 raise self._busy() from error
             if isinstance(error, EngineStopped):
-                self.failure = None if self.draining else str(error)
                 raise ApiError(503, str(error), code='stopping', headers=CLOSE) from error
             if isinstance(error, UserError):
                 raise ApiError(400, str(error)) from error
@@ -252,9 +249,9 @@ class Service:
 
     async def _health(self) -> Response:
         statistics = self.engine.statistics()
-        status = 'draining' if self.draining else 'ready'
+        status = 'failed' if self.engine.failure else 'draining' if self.draining else 'ready'
         content = {'status': status, 'model': self.name, 'running': statistics.running, 'queued': statistics.queued}
-        return JSONResponse(content, 503 if self.draining else 200)
+        return JSONResponse(content, 200 if status == 'ready' else 503)
 
     async def _metrics(self) -> Response:
         return Response(self.metrics.text(), media_type=metrics_lib.CONTENT_TYPE)

@@ -335,6 +335,14 @@ def test_a_full_queue_refuses(generator, make):
     assert_as_alone(generator, request(), engine.submit(request()).result(WAIT))
 
 
+def test_who_gets_a_slot_at_once_does_not_wait_in_the_queue(make):
+    engine = make(start=False, max_queue=1)
+    for seed in range(SLOTS + 1):
+        engine.submit(request(seed=seed))
+    with pytest.raises(QueueFull):
+        engine.submit(request())
+
+
 @pytest.mark.parametrize('ending', ['cancelled', 'deadline'])
 @pytest.mark.parametrize('phase', ['queued', 'reading', 'writing'])
 def test_ended_from_outside_in_any_phase(generator, make, phase, ending, monkeypatch):
@@ -479,7 +487,7 @@ def test_an_engine_that_cannot_start_afresh_leaves_nobody_waiting(make, monkeypa
     monkeypatch.setattr(slot_programs, 'write', lambda *a, **k: 1 / 0)
     gate.open()
     assert {handle.result(WAIT).finish_reason for handle in handles} == {'error'}
-    until(lambda: engine._stopped)
+    until(lambda: engine.failure)
     with pytest.raises(EngineStopped, match=r'the engine broke down \(MemoryError: none left\)'):
         engine.submit(request())
 

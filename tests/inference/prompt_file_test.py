@@ -128,6 +128,7 @@ def test_answers_to_messages(generator, files):
     'line, message',
     [
         ('{"prompt": "a"', 'prompts.jsonl:2 is not JSON'),
+        ('{"prompt": "a\\ud800b"}', 'prompts.jsonl:2 has half of a surrogate pair'),
         ('["a"]', 'prompts.jsonl:2: a row must be an object with either prompt or messages'),
         ('{"prompt": "a", "messages": []}', 'either prompt or messages'),
         ('{"prompt": 3}', 'prompts.jsonl:2: prompt must be a text'),

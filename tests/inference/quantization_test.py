@@ -54,6 +54,25 @@ def test_weights_that_four_bits_hold_stay_exact():
     np.testing.assert_allclose(dequantized(Int4Kernel.of(jnp.asarray(kernel))), kernel, rtol=1e-6)
 
 
+@pytest.mark.parametrize('bits', KINDS)
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_what_is_not_finite_shows(bits, wrong):
+    """Rounded to integers it would pass for a number, and wrong text for right."""
+    kernel, x = random_kernel(), np.ones((2, 96), np.float32)
+    x[1, 5] = wrong
+    product = np.asarray(KINDS[bits].of(jnp.asarray(kernel)).multiply(jnp.asarray(x), CONFIG))
+    assert np.isfinite(product[0]).all() and not np.isfinite(product[1]).any()
+    kernel[3, 7] = wrong
+    product = np.asarray(KINDS[bits].of(jnp.asarray(kernel)).multiply(jnp.asarray(x[:1]), CONFIG))
+    assert np.flatnonzero(~np.isfinite(product[0])).tolist() == [3]
+
+
+def test_what_is_prepared_is_not_prepared_again(tiny):
+    model, params = tiny()
+    once = prepared.ready(params, model.config, 'int8')
+    assert prepared.ready(once, model.config) is once
+
+
 def test_the_error_of_eight_bits_is_half_a_step_at_most():
     kernel = random_kernel()
     step = np.abs(kernel).max(axis=1, keepdims=True) / 127

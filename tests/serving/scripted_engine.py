@@ -61,6 +61,7 @@ class ScriptedEngine:
         self._tokens = 0
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._stopped = False
+        self.failure = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self):

@@ -15,7 +15,6 @@ from scripted_engine import ScriptedEngine, wait_for
 from llm.command_line import main
 from llm.commands.serve import TOKEN_VARIABLE
 from llm.errors import Interrupted, MachineError
-from llm.inference.engine import EngineStopped
 from llm.serving import server as server_lib
 from llm.serving.guard import Guard
 from llm.serving.service import Limits, Service
@@ -127,20 +126,13 @@ def test_who_is_cut_off_shows_in_the_exit_code(generator, number):
 
 
 def test_an_engine_that_breaks_down_ends_the_server(generator):
-    class Broken(ScriptedEngine):
-        broken = False
-
-        def submit(self, request):
-            if self.broken:
-                raise EngineStopped('the engine broke down')
-            return super().submit(request)
+    """Though nobody asks it for anything any more."""
 
     def act(server, engine):
-        engine.broken = True
-        assert post(server)[0] == 503
+        engine.failure = 'the engine broke down'
 
     with pytest.raises(MachineError, match='the engine broke down'):
-        run_until(generator, act, Broken(generator))
+        run_until(generator, act, ScriptedEngine(generator))
 
 
 def test_a_bug_is_told_without_its_trace(start, generator, monkeypatch):
