@@ -1,7 +1,8 @@
 """Exact match: what the model writes after a prompt, greedily, against the answers that are right.
 
 Spaces at both ends never count. A second rate compares as SQuAD does (Rajpurkar et al. 2016): without case,
-punctuation, the articles a, an, the, and runs of spaces.
+punctuation, the articles a, an, the, and runs of spaces. Of an answer that would be nothing then ("A", "+") the
+articles count, or the punctuation too.
 """
 
 import re
@@ -75,7 +76,7 @@ def measure(
                 'written': text,
                 'ended_by': written[number].finish_reason,
                 'right': text.strip() in [answer.strip() for answer in exercise.answers],
-                'right_normalised': normalised(text) in map(normalised, exercise.answers),
+                'right_normalised': any(equal_normalised(text, answer) for answer in exercise.answers),
             }
         )
     metrics = (
@@ -93,10 +94,25 @@ def measure(
     return Result(task, 'exact_match', metrics, facts, (), groups, tuple(samples))
 
 
+def equal_normalised(text: str, answer: str) -> bool:
+    """Whether a text is the answer as far as it counts; nothing is no answer."""
+    for form in (normalised, _without_punctuation, _lower_case):
+        if form(answer):
+            return form(text) == form(answer)
+    return False
+
+
 def normalised(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces."""
-    words = re.sub(r'\b(a|an|the)\b', ' ', text.lower().translate(_PUNCTUATION))
-    return ' '.join(words.split())
+    return _lower_case(re.sub(r'\b(a|an|the)\b', ' ', _without_punctuation(text)))
+
+
+def _without_punctuation(text: str) -> str:
+    return _lower_case(text.translate(_PUNCTUATION))
+
+
+def _lower_case(text: str) -> str:
+    return ' '.join(text.lower().split())
 
 
 def _encode(prompt: Prompt, subject: Subject, as_chat: bool) -> tuple[list[int], bool]:

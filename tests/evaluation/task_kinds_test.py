@@ -127,6 +127,26 @@ def test_normalised(text):
     assert normalised(text) == 'answer is 4' and normalised('five') != normalised('four')
 
 
+@pytest.mark.parametrize(
+    ('text', 'answer', 'right'),
+    [
+        ('', 'a', False),
+        ('a', 'A', True),
+        ('A.', 'a', True),
+        ('the', 'a', False),
+        ('the answer', 'Answer!', True),
+        ('', '+', False),
+        ('-', '+', False),
+        (' +', '+', True),
+        ('!', 'the', False),
+    ],
+)
+def test_an_answer_of_articles_or_punctuation_is_not_nothing(text, answer, right):
+    from llm.evaluation.exact_match import equal_normalised
+
+    assert equal_normalised(text, answer) is right
+
+
 def test_bits_per_byte_of_files_folders_and_lines(tmp_path, subject, log_likelihood):
     texts = ['A first text, longer than one window of thirty-two tokens.\n', 'Zwei: äöü', 'three']
     folder = tmp_path / 'corpus'
