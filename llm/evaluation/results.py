@@ -5,8 +5,8 @@
         TASK/result.json                     one task: its numbers, and what they depend on
         TASK/samples.jsonl                   one line for each sample, in the task's order
 
-`result.json` is written last. A task whose file has the same `depends_on` (parameters, data, settings, code) is not
-measured again.
+`result.json` is written last. A task whose file has the same `depends_on` (parameters, tokenizer, chat template, data,
+settings, code) is not measured again.
 """
 
 import dataclasses

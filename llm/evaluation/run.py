@@ -1,6 +1,7 @@
 """Measures tasks one after the other, keeps what was found, and goes on where an earlier call stopped."""
 
 import dataclasses
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from llm.errors import UserError
 from llm.evaluation import page, subject
 from llm.evaluation.results import Folder, Result
 from llm.evaluation.tasks import Settings, check, resolve
+from llm.tokenizer import Tokenizer
 from llm.workdir import Workdir
 
 
@@ -60,7 +62,13 @@ def evaluate_tasks(
         loaded = adapter.load_tasks([task.content for task in harness], settings.include_path)
     model = subject.load(workdir, step, ema, batch_size)
     folder = Folder(workdir.path / 'evaluations' / f'step_{model.step}{"_ema" if ema else ""}')
-    identity = {'params_sha256': model.params_sha256, 'step': model.step, 'ema': ema, 'code': code_version()}
+    identity = {
+        'params_sha256': model.params_sha256,
+        'step': model.step,
+        'ema': ema,
+        'code': code_version(),
+        **_of_tokenizer(model.tokenizer),
+    }
     found = []
     for task in tasks:
         depends_on = identity | task.depends_on(settings)
@@ -92,6 +100,16 @@ def _harness(name: str) -> Any:
     except UserError as error:
         raise UserError(f'{name} is no file and no corpus, and {error}') from error
     return adapter
+
+
+def _of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What decides the ids that are measured, and where an answer ends."""
+    template = tokenizer.chat_template
+    return {
+        'tokenizer': tokenizer.digest,
+        'chat_template': template and hashlib.sha256(template.source.encode('utf-8', 'surrogatepass')).hexdigest(),
+        'stop_ids': tokenizer.stop_ids,
+    }
 
 
 def corpora_of(workdir: Workdir) -> tuple[set[str], str | None]:
