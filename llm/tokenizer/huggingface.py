@@ -16,7 +16,7 @@ from typing import Any
 
 from llm.errors import UserError, first_line
 from llm.tokenizer.imported import ImportedTokenizer
-from llm.tokenizer.interface import string, utf8
+from llm.tokenizer.interface import require_utf8, string, utf8
 
 FILE = 'tokenizer.json'
 _NOT_UTF8 = re.compile('([\ud800-\udfff]+)')
@@ -76,6 +76,7 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         return result
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        require_utf8(text)
         found = self._meant.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
@@ -85,7 +86,7 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         return _open(self.files[FILE].decode(), self._description)
 
     def special_in(self, text: str) -> str | None:
-        normalizer = self._plain.normalizer
+        normalizer, text = self._plain.normalizer, _NOT_UTF8.sub('\ufffd', text)  # the library takes no surrogates
         spelled = super().special_in(text)
         return super().special_in(normalizer.normalize_str(text)) if spelled is None and normalizer else spelled
 

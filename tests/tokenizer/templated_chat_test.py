@@ -180,6 +180,15 @@ def test_a_message_that_spells_a_special_token_is_refused(tokenizer):
             assert '\n' not in str(raised.value)
 
 
+@pytest.mark.parametrize('bad', ['\udcff', '\ud83d', 'a\udc80b'])
+def test_a_message_that_is_not_utf8_is_refused(tokenizer, bad):
+    for messages in ([{'role': 'user', 'content': bad}], [*TALK[:1], TALK[1] | {'content': bad}]):
+        with pytest.raises(UserError, match=r'the conversation has .* not UTF-8') as raised:
+            encode(tokenizer, messages)
+        str(raised.value).encode()
+        assert '\n' not in str(raised.value)
+
+
 def test_no_message_adds_a_special_token(family, tokenizer):
     """Whatever is said, the special tokens are those of the turns."""
     special = lambda messages: [i for i in encode(tokenizer, messages) if i in tokenizer.special]
