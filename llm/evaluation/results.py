@@ -191,7 +191,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        lines = path.read_text(encoding='utf-8').split('\n')  # a text may hold what else ends a line, such as U+2028
+        return [json.loads(line) for line in lines if line]
     except (OSError, ValueError):
         return []
 

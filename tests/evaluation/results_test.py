@@ -46,6 +46,14 @@ def test_a_result_is_found_while_it_depends_on_the_same(tmp_path):
         assert folder.find(RESULT.task, DEPENDS_ON) is None and folder.all() == []
 
 
+def test_samples_hold_whatever_ends_a_line_elsewhere(tmp_path):
+    folder = Folder(tmp_path)
+    samples = tuple({'prompt': f'a{end}b'} for end in '\u2028\u2029\x85\x0b\x0c\x1c\r\n')
+    folder.write(dataclasses.replace(RESULT, samples=samples), DEPENDS_ON)
+    ((_, _, found),) = folder.all()
+    assert found == list(samples)
+
+
 def test_the_page_shows_results_of_these_parameters_only(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.write_config(Config(name='some <i>run</i>'))
