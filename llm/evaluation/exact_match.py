@@ -12,8 +12,8 @@ from typing import Any
 
 from llm import chat
 from llm.errors import UserError
-from llm.evaluation import results
-from llm.evaluation.files import Exercise, Prompt
+from llm.evaluation import files, results
+from llm.evaluation.files import Exercise
 from llm.evaluation.results import Result
 from llm.evaluation.subject import Subject
 from llm.inference.sampling import SamplingParams
@@ -44,10 +44,11 @@ def measure(
         progress: told how many exercises are done.
 
     Raises:
-        UserError: if a prompt and its answer do not fit the model's context.
+        UserError: with FILE:LINE, if a prompt and its answer do not fit the model's context, or the tokenizer refuses
+            the prompt.
     """
     context = subject.model.config.context_length
-    prompts = [_encode(exercise.prompt, subject, as_chat) for exercise in exercises]
+    prompts = [_encode(exercise, subject, as_chat) for exercise in exercises]
     for exercise, (ids, _) in zip(exercises, prompts):
         if len(ids) + max_new_tokens - 1 > context:
             raise UserError(
@@ -115,9 +116,11 @@ def _lower_case(text: str) -> str:
     return ' '.join(text.lower().split())
 
 
-def _encode(prompt: Prompt, subject: Subject, as_chat: bool) -> tuple[list[int], bool]:
+def _encode(exercise: Exercise, subject: Subject, as_chat: bool) -> tuple[list[int], bool]:
     """The ids of a prompt, and whether it is a conversation."""
-    if isinstance(prompt, str) and not as_chat:
-        return chat.encode_text(subject.tokenizer, prompt), False
-    messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
-    return chat.encode_prompt(subject.tokenizer, messages), True
+    prompt = exercise.prompt
+    with files.at(exercise.where):
+        if isinstance(prompt, str) and not as_chat:
+            return chat.encode_text(subject.tokenizer, prompt), False
+        messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
+        return chat.encode_prompt(subject.tokenizer, messages), True

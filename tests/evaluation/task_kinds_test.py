@@ -1,8 +1,10 @@
 """Each kind of task, against likelihoods and texts of the model alone."""
 
+import dataclasses
 import json
 import math
 
+import imported_families
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from llm.errors import UserError
 from llm.evaluation import tasks
 from llm.evaluation.tasks import Settings, check, resolve
 from llm.inference.sampling import SamplingParams
+from llm.tokenizer import open_directory
 
 
 def jsonl(path, rows):
@@ -222,6 +225,18 @@ def test_texts_that_do_not_fit_are_named(tmp_path, subject):
             measure(jsonl(tmp_path / 'task.jsonl', [row]), subject)
     cut, _ = measure(jsonl(tmp_path / 'cut.jsonl', [{'prompt': long, 'choices': ['a', 'b'], 'answer': 0}]), subject)
     assert cut.facts['prompts cut to fit the context'] == 1
+
+
+def test_texts_that_the_tokenizer_refuses_are_named(tmp_path, subject):
+    imported = open_directory(imported_families.write('llama2', tmp_path / 'tokenizer'))
+    other = dataclasses.replace(subject, tokenizer=imported)
+    for good, bad, said in (
+        ({'prompt': 'a', 'choices': ['a', 'b'], 'answer': 0}, {'choices': ['a', '</s>']}, 'message 2 spells'),
+        ({'prompt': 'a', 'answer': 'b'}, {'prompt': '</s>'}, 'message 1 spells'),
+    ):
+        with pytest.raises(UserError, match=f'task.jsonl:2: {said}') as raised:
+            measure(jsonl(tmp_path / 'task.jsonl', [good, good | bad]), other, chat=True)
+        assert '\n' not in str(raised.value)
 
 
 def test_options_that_concern_no_task_are_refused(tmp_path):
