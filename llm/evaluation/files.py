@@ -51,7 +51,7 @@ class MinimalPair(NamedTuple):
 
     where: str
     category: str | None
-    context: str  # before both of them; may be empty
+    context: str  # before both of them, with nothing between; may be empty
     first: str
     second: str
 
