@@ -75,7 +75,7 @@ def measure(
         results.rate('accuracy', (sample['right'] for sample in samples)),
         results.rate('accuracy_per_byte', (sample['right_per_byte'] for sample in samples)),
         Metric('calibration_error', reliability.error, len(samples)),
-        results.mean('brier_score', brier),
+        results.mean('brier_score', brier, within=(0.0, 2.0)),
     )
     facts = {
         'questions': len(questions),

@@ -12,6 +12,7 @@ settings, code) is not measured again.
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable
@@ -77,11 +78,18 @@ def rate(name: str, successes: Iterable[float]) -> Metric:
     return Metric(name, interval.mean, len(values), statistics.standard_error(values), *interval[1:], 'Wilson')
 
 
-def mean(name: str, values: Iterable[float]) -> Metric:
-    """A mean over samples, with its standard error and Student's interval."""
+def mean(name: str, values: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)) -> Metric:
+    """A mean over samples, with its standard error and Student's interval.
+
+    Args:
+        name: of the number.
+        values: one for each sample.
+        within: the least and the largest value that there can be; the interval is cut there.
+    """
     values = [float(value) for value in values]
-    interval = statistics.mean_interval(values, INTERVAL)
-    return Metric(name, interval.mean, len(values), statistics.standard_error(values), *interval[1:], 'Student')
+    value, *ends = statistics.mean_interval(values, INTERVAL)
+    low, high = (end if end is None else min(max(end, within[0]), within[1]) for end in ends)
+    return Metric(name, value, len(values), statistics.standard_error(values), low, high, 'Student')
 
 
 def by_category(rows: Iterable[tuple[str | None, float]]) -> tuple[Metric, ...]:

@@ -67,6 +67,13 @@ def test_the_page_shows_results_of_these_parameters_only(tmp_path):
     assert html.count('<svg') == 2  # reliability, categories
 
 
+def test_an_interval_is_cut_where_no_value_can_lie():
+    free, cut = results.mean('a', [0.0, 0.1, 1.9]), results.mean('a', [0.0, 0.1, 1.9], within=(0.0, 2.0))
+    assert free.low < 0 and free.high > 2 and (cut.low, cut.high) == (0.0, 2.0)
+    assert (free.value, free.error) == (cut.value, cut.error)
+    assert results.mean('a', [0.5], within=(0.0, 2.0)).low is None
+
+
 def test_the_table_has_a_line_for_each_number():
     lines = results.table([RESULT, dataclasses.replace(RESULT, task='other')]).splitlines()
     assert len(lines) == 6 and lines[2].split()[:3] == ['tasks/<b>.jsonl', 'accuracy', '0.7500']
