@@ -30,7 +30,8 @@ def encode(
     what follows the prompt for it, up to and with the token that ends the turn.
 
     Raises:
-        UserError: if there is no template, it refuses the conversation, or a message spells a special token.
+        UserError: if there is no template, it refuses the conversation, or a message spells a special token; if it
+            marks no answers, and writes what stands before one otherwise than in a prompt.
     """
     template = _template(tokenizer)
     _refuse_special(tokenizer, messages)
@@ -44,7 +45,8 @@ def encode(
         return ids, mask
     for i, message in enumerate(messages):
         if message['role'] == 'assistant':
-            start = _common_prefix(encode_prompt(tokenizer, messages[:i], today), ids)
+            advice = 'mark answers in it with {% generation %}'
+            start, _ = _answer_start(tokenizer, messages[:i], rendered.text, ids, today, advice)
             end = _end(tokenizer, ids, start)
             if end is None:  # nothing marks it: as far as the conversation up to here goes
                 so_far = template.render(messages[: i + 1], add_generation_prompt=False, today=today).text
@@ -69,11 +71,16 @@ def encode_exchange(
 
     Returns:
         The ids; how many of them are the prompt's; whether these are all ids of the prompt.
+
+    Raises:
+        UserError: see `encode`; here the prompt counts even where answers are marked.
     """
-    prompt = encode_prompt(tokenizer, messages, today)
-    ids, _ = encode(tokenizer, [*messages, {'role': 'assistant', 'content': answer}], today)
-    start = _common_prefix(prompt, ids)
-    return ids[: _end(tokenizer, ids, start)], start, start == len(prompt)
+    whole = [*messages, {'role': 'assistant', 'content': answer}]
+    _refuse_special(tokenizer, whole)
+    text = _template(tokenizer).render(whole, add_generation_prompt=False, today=today).text
+    ids, _ = tokenizer.encode_rendered(text)
+    start, of = _answer_start(tokenizer, messages, text, ids, today, 'change it to write both alike')
+    return ids[: _end(tokenizer, ids, start)], start, start == of
 
 
 @functools.lru_cache(maxsize=8)
@@ -114,6 +121,39 @@ def _refuse_special(tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
             raise UserError(
                 f'message {number} spells the special token {name}, which would be read as one; write it otherwise'
             )
+
+
+def _answer_start(
+    tokenizer: Tokenizer,
+    before: Sequence[Message],
+    text: str,
+    ids: list[int],
+    today: datetime.datetime | None,
+    advice: str,
+) -> tuple[int, int]:
+    """Where an answer begins: how many ids are those of its prompt, and how many ids the prompt has alone.
+
+    What opens the assistant's turn may differ (a prompt may go on with <think>). What stands before it may not: else
+    the answer would seem to begin within somebody else's turn.
+
+    Args:
+        tokenizer: the model's.
+        before: the messages before the answer.
+        text, ids: of the whole conversation.
+        today: what day it is.
+        advice: what to do where they differ.
+    """
+    template = _template(tokenizer)
+    prompt = template.render(before, add_generation_prompt=True, today=today).text
+    if not text.startswith(prompt):
+        turns = template.render(before, add_generation_prompt=False, today=today).text
+        if not (text.startswith(turns) and prompt.startswith(turns)):
+            raise UserError(
+                f'the chat template writes what stands before message {len(before) + 1} otherwise in a whole '
+                f'conversation than in the prompt for it, so where the answer begins is not known; {advice}'
+            )
+    found, _ = tokenizer.encode_rendered(prompt)
+    return _common_prefix(found, ids), len(found)
 
 
 def _end(tokenizer: Tokenizer, ids: list[int], start: int) -> int | None:

@@ -1,7 +1,8 @@
 """Exact match: what the model writes after a prompt, greedily, against the answers that are right.
 
 Spaces at both ends never count. A second rate compares as SQuAD does (Rajpurkar et al. 2016): without case,
-punctuation, the articles a, an, the, and runs of spaces.
+punctuation, the articles a, an, the, and runs of spaces. Of an answer that would be nothing then ("A", "+") the
+articles count, or the punctuation too.
 """
 
 import re
@@ -11,8 +12,8 @@ from typing import Any
 
 from llm import chat
 from llm.errors import UserError
-from llm.evaluation import results
-from llm.evaluation.files import Exercise, Prompt
+from llm.evaluation import files, results
+from llm.evaluation.files import Exercise
 from llm.evaluation.results import Result
 from llm.evaluation.subject import Subject
 from llm.inference.sampling import SamplingParams
@@ -43,10 +44,11 @@ def measure(
         progress: told how many exercises are done.
 
     Raises:
-        UserError: if a prompt and its answer do not fit the model's context.
+        UserError: with FILE:LINE, if a prompt and its answer do not fit the model's context, or the tokenizer refuses
+            the prompt.
     """
     context = subject.model.config.context_length
-    prompts = [_encode(exercise.prompt, subject, as_chat) for exercise in exercises]
+    prompts = [_encode(exercise, subject, as_chat) for exercise in exercises]
     for exercise, (ids, _) in zip(exercises, prompts):
         if len(ids) + max_new_tokens - 1 > context:
             raise UserError(
@@ -75,7 +77,7 @@ def measure(
                 'written': text,
                 'ended_by': written[number].finish_reason,
                 'right': text.strip() in [answer.strip() for answer in exercise.answers],
-                'right_normalised': normalised(text) in map(normalised, exercise.answers),
+                'right_normalised': any(equal_normalised(text, answer) for answer in exercise.answers),
             }
         )
     metrics = (
@@ -93,15 +95,32 @@ def measure(
     return Result(task, 'exact_match', metrics, facts, (), groups, tuple(samples))
 
 
+def equal_normalised(text: str, answer: str) -> bool:
+    """Whether a text is the answer as far as it counts; nothing is no answer."""
+    for form in (normalised, _without_punctuation, _lower_case):
+        if form(answer):
+            return form(text) == form(answer)
+    return False
+
+
 def normalised(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces."""
-    words = re.sub(r'\b(a|an|the)\b', ' ', text.lower().translate(_PUNCTUATION))
-    return ' '.join(words.split())
+    return _lower_case(re.sub(r'\b(a|an|the)\b', ' ', _without_punctuation(text)))
 
 
-def _encode(prompt: Prompt, subject: Subject, as_chat: bool) -> tuple[list[int], bool]:
+def _without_punctuation(text: str) -> str:
+    return _lower_case(text.translate(_PUNCTUATION))
+
+
+def _lower_case(text: str) -> str:
+    return ' '.join(text.lower().split())
+
+
+def _encode(exercise: Exercise, subject: Subject, as_chat: bool) -> tuple[list[int], bool]:
     """The ids of a prompt, and whether it is a conversation."""
-    if isinstance(prompt, str) and not as_chat:
-        return chat.encode_text(subject.tokenizer, prompt), False
-    messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
-    return chat.encode_prompt(subject.tokenizer, messages), True
+    prompt = exercise.prompt
+    with files.at(exercise.where):
+        if isinstance(prompt, str) and not as_chat:
+            return chat.encode_text(subject.tokenizer, prompt), False
+        messages = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else prompt
+        return chat.encode_prompt(subject.tokenizer, messages), True

@@ -12,8 +12,10 @@ A prompt may be a conversation that ends with the user's turn: [{"role": "user",
 reported on by itself. Further fields are kept out.
 """
 
+import contextlib
 import glob
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from llm import chat
@@ -49,9 +51,18 @@ class MinimalPair(NamedTuple):
 
     where: str
     category: str | None
-    context: str  # before both of them; may be empty
+    context: str  # before both of them, with nothing between; may be empty
     first: str
     second: str
+
+
+@contextlib.contextmanager
+def at(where: str) -> Iterator[None]:
+    """Names the row in an error of what is done with it here."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from error
 
 
 def kind_of(path: pathlib.Path, text_field: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from llm.analysis.calibration import Reliability
 from llm.errors import UserError
-from llm.evaluation import results
+from llm.evaluation import files, results
 from llm.evaluation.files import Prompt, Question
 from llm.evaluation.results import Metric, Result
 from llm.evaluation.subject import Subject
@@ -75,7 +75,7 @@ def measure(
         results.rate('accuracy', (sample['right'] for sample in samples)),
         results.rate('accuracy_per_byte', (sample['right_per_byte'] for sample in samples)),
         Metric('calibration_error', reliability.error, len(samples)),
-        results.mean('brier_score', brier),
+        results.mean('brier_score', brier, within=(0.0, 2.0)),
     )
     facts = {
         'questions': len(questions),
@@ -91,7 +91,8 @@ def measure(
 
 
 def _pairs(question: Question, subject: Subject, as_chat: bool) -> list[Pair]:
-    pairs = [_pair(question.prompt, choice, subject, as_chat) for choice in question.choices]
+    with files.at(question.where):
+        pairs = [_pair(question.prompt, choice, subject, as_chat) for choice in question.choices]
     context = subject.model.config.context_length
     if any(len(pair.continuation) > context for pair in pairs):
         raise UserError(f"{question.where}: a choice does not fit the model's context of {context} tokens; shorten it")

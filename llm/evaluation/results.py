@@ -5,13 +5,14 @@
         TASK/result.json                     one task: its numbers, and what they depend on
         TASK/samples.jsonl                   one line for each sample, in the task's order
 
-`result.json` is written last. A task whose file has the same `depends_on` (parameters, data, settings, code) is not
-measured again.
+`result.json` is written last. A task whose file has the same `depends_on` (parameters, tokenizer, chat template, data,
+settings, code) is not measured again.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable
@@ -77,11 +78,18 @@ def rate(name: str, successes: Iterable[float]) -> Metric:
     return Metric(name, interval.mean, len(values), statistics.standard_error(values), *interval[1:], 'Wilson')
 
 
-def mean(name: str, values: Iterable[float]) -> Metric:
-    """A mean over samples, with its standard error and Student's interval."""
+def mean(name: str, values: Iterable[float], within: tuple[float, float] = (-math.inf, math.inf)) -> Metric:
+    """A mean over samples, with its standard error and Student's interval.
+
+    Args:
+        name: of the number.
+        values: one for each sample.
+        within: the least and the largest value that there can be; the interval is cut there.
+    """
     values = [float(value) for value in values]
-    interval = statistics.mean_interval(values, INTERVAL)
-    return Metric(name, interval.mean, len(values), statistics.standard_error(values), *interval[1:], 'Student')
+    value, *ends = statistics.mean_interval(values, INTERVAL)
+    low, high = (end if end is None else min(max(end, within[0]), within[1]) for end in ends)
+    return Metric(name, value, len(values), statistics.standard_error(values), low, high, 'Student')
 
 
 def by_category(rows: Iterable[tuple[str | None, float]]) -> tuple[Metric, ...]:
@@ -191,7 +199,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        lines = path.read_text(encoding='utf-8').split('\n')  # a text may hold what else ends a line, such as U+2028
+        return [json.loads(line) for line in lines if line]
     except (OSError, ValueError):
         return []
 

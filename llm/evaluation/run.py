@@ -1,11 +1,13 @@
 """Measures tasks one after the other, keeps what was found, and goes on where an earlier call stopped."""
 
 import dataclasses
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
 from tqdm import tqdm
 
 from llm.environment import code_version
@@ -13,6 +15,7 @@ from llm.errors import UserError
 from llm.evaluation import page, subject
 from llm.evaluation.results import Folder, Result
 from llm.evaluation.tasks import Settings, check, resolve
+from llm.tokenizer import Tokenizer
 from llm.workdir import Workdir
 
 
@@ -48,7 +51,7 @@ def evaluate_tasks(
     defaults = Settings()
     given = [f.name for f in dataclasses.fields(Settings) if getattr(settings, f.name) != getattr(defaults, f.name)]
     data = workdir.config().data
-    trained_on = corpora_of(workdir)
+    trained_on, missing = corpora_of(workdir)
     tasks = [resolve(name, data, trained_on, settings) for name in names]
     check(tasks, settings, given)
     harness = [task for task in tasks if task.kind == 'lm_eval']
@@ -59,10 +62,20 @@ def evaluate_tasks(
         loaded = adapter.load_tasks([task.content for task in harness], settings.include_path)
     model = subject.load(workdir, step, ema, batch_size)
     folder = Folder(workdir.path / 'evaluations' / f'step_{model.step}{"_ema" if ema else ""}')
-    identity = {'params_sha256': model.params_sha256, 'step': model.step, 'ema': ema, 'code': code_version()}
+    identity = {
+        'params_sha256': model.params_sha256,
+        'step': model.step,
+        'ema': ema,
+        'code': code_version(),
+        **_of_tokenizer(model.tokenizer),
+    }
     found = []
     for task in tasks:
         depends_on = identity | task.depends_on(settings)
+        noted = {}
+        if missing and task.kind == 'bits_per_byte':
+            noted = {'started from, and not found here': missing}
+            depends_on |= noted
         if task.kind == 'lm_eval':
             depends_on |= {'harness': adapter.version(), 'task': adapter.configuration(loaded[task.content])}
         result = None if again else folder.find(task.name, depends_on)
@@ -74,6 +87,7 @@ def evaluate_tasks(
         else:
             with tqdm(desc=task.name, total=task.total, unit=task.unit, **_BAR) as bar:
                 result = task.measure(model, settings, bar.update)
+            result = dataclasses.replace(result, facts=result.facts | noted)
             folder.write(result, depends_on)
         found.append(dataclasses.replace(result, samples=()))
     return found, page.write(workdir, folder, model.params_sha256)
@@ -88,18 +102,52 @@ def _harness(name: str) -> Any:
     return adapter
 
 
-def corpora_of(workdir: Workdir) -> set[str]:
-    """The corpora that a run was trained on, it and the runs that it started from, as far as they are here."""
+def _of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What decides the ids that are measured, and where an answer ends."""
+    template = tokenizer.chat_template
+    return {
+        'tokenizer': tokenizer.digest,
+        'chat_template': template and hashlib.sha256(template.source.encode('utf-8', 'surrogatepass')).hexdigest(),
+        'stop_ids': tokenizer.stop_ids,
+    }
+
+
+def corpora_of(workdir: Workdir) -> tuple[set[str], str | None]:
+    """The corpora that a run was trained on, it and the runs that it started from, as far as they are here.
+
+    Returns:
+        The corpora, as their configs spell them; the first run, if any, that is not found, which a warning says.
+    """
     corpora: set[str] = set()
-    seen: set[str] = set()
-    path: str | None = str(workdir.path)
-    while path and path not in seen and (pathlib.Path(path) / 'config.json').is_file():
-        seen.add(path)
-        config = Workdir(path).config()
-        if Workdir(path).summary().get('step') != 0:  # at 0 it has been imported, and trained elsewhere
+    seen: set[pathlib.Path] = set()
+    run = workdir
+    while run.path.resolve() not in seen:
+        seen.add(run.path.resolve())
+        config = run.config()
+        if run.summary().get('step') != 0:  # at 0 it has been imported, and trained elsewhere
             corpora.update(config.data.corpora)
-        path = config.init_from.workdir
-    return corpora
+        if not config.init_from.workdir:
+            break
+        source = _ancestor(run, config.init_from.workdir)
+        if source is None:
+            logging.warning(
+                '%s started from %s, which is not here: what that was trained on is measured whole, and not only where '
+                'it was held out; start from the folder that the run was started in',
+                run.path,
+                config.init_from.workdir,
+            )
+            return corpora, config.init_from.workdir
+        run = source
+    return corpora, None
+
+
+def _ancestor(run: Workdir, path: str) -> Workdir | None:
+    """The run that another started from: seen from where we are, else from a folder that the other lies in."""
+    own = run.path.resolve()
+    for base in (pathlib.Path(), *own.parents):
+        if (base / path / 'config.json').is_file() and (base / path).resolve() != own:
+            return Workdir(base / path)
+    return None
 
 
 _BAR = {'file': sys.stderr, 'disable': None, 'dynamic_ncols': True, 'leave': False, 'unit_scale': True}

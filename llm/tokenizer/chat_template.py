@@ -55,8 +55,9 @@ class ChatTemplate:
         }
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise UserError(f'the chat template is not valid Jinja ({first_line(error)}); repair it') from error
+        except Exception as error:  # Python's own, too, if it is too deep for its parser or its compiler
+            problem = first_line(error) or type(error).__name__
+            raise UserError(f'the chat template is not valid Jinja ({problem}); repair it') from error
 
     def render(
         self,

@@ -16,7 +16,8 @@ from typing import Any
 
 from llm.errors import UserError, first_line
 from llm.tokenizer.imported import ImportedTokenizer
-from llm.tokenizer.interface import string, utf8
+from llm.tokenizer.interface import require_utf8, string, utf8
+from llm.tokenizer.special_tokens import check_id
 
 FILE = 'tokenizer.json'
 _NOT_UTF8 = re.compile('([\ud800-\udfff]+)')
@@ -39,6 +40,9 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         try:
             self._settings = json.loads(files[FILE])
             self._plain = _open(files[FILE].decode(), self._description)
+            ids = self._plain.get_vocab(with_added_tokens=True)
+            last = max(ids, key=ids.get)
+            check_id(ids[last], last)
         except ImportError as error:
             raise UserError(
                 f"{where / FILE} needs the library tokenizers; install it with pip install 'glassbox-llm[huggingface]'"
@@ -47,7 +51,6 @@ class HuggingFaceTokenizer(ImportedTokenizer):
             raise UserError(f'{where / FILE} is damaged ({first_line(error)}); restore it from its source') from error
         self._plain.encode_special_tokens = True  # a text that spells a special token is text
         added = self._plain.get_added_tokens_decoder()
-        ids = self._plain.get_vocab(with_added_tokens=True)
         bytes_of, self.leading_space = _decoder(self._settings.get('decoder'), where)
         self._bytes = [b''] * (1 + max(ids.values()))
         for piece, i in ids.items():
@@ -76,6 +79,7 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         return result
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        require_utf8(text)
         found = self._meant.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
@@ -85,7 +89,7 @@ class HuggingFaceTokenizer(ImportedTokenizer):
         return _open(self.files[FILE].decode(), self._description)
 
     def special_in(self, text: str) -> str | None:
-        normalizer = self._plain.normalizer
+        normalizer, text = self._plain.normalizer, _NOT_UTF8.sub('\ufffd', text)  # the library takes no surrogates
         spelled = super().special_in(text)
         return super().special_in(normalizer.normalize_str(text)) if spelled is None and normalizer else spelled
 

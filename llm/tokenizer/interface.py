@@ -59,7 +59,11 @@ class Tokenizer(abc.ABC):
         """Puts what `llm.tokenizer.open_workdir` opens into a run's folder, as a whole or not at all."""
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of what a chat template wrote, where special tokens are meant, and the characters of each."""
+        """The ids of what a chat template wrote, where special tokens are meant, and the characters of each.
+
+        Raises:
+            UserError: if it is not UTF-8.
+        """
         raise NotImplementedError('our own conversations are made of ids')
 
     def special_in(self, text: str) -> str | None:
@@ -159,6 +163,15 @@ def utf8(text: str | bytes) -> bytes:
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise UserError(f'the text has half of a surrogate pair, {half!r}, which is no character; remove it') from error
+
+
+def require_utf8(text: str) -> None:
+    """Raises UserError if a conversation has surrogates, which stand for no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = error.object[error.start]
+        raise UserError(f'the conversation has {found!r}, which is not UTF-8; remove it') from error
 
 
 def string(text: str | bytes) -> str:

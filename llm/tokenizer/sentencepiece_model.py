@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from llm.errors import UserError
 from llm.tokenizer.imported import ImportedTokenizer
-from llm.tokenizer.interface import string, utf8
+from llm.tokenizer.interface import require_utf8, string, utf8
 
 FILE = 'tokenizer.model'
 _SPACE = '\u2581'
@@ -77,6 +77,7 @@ class SentencePieceTokenizer(ImportedTokenizer):
         return [self._encode(text) for text in texts]
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        require_utf8(text)
         ids, spans = [], []
         at = 0
         for i, part in enumerate(self._meant.split(text)):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from llm.tokenizer.chat_template import ChatTemplate
 
+MOST_IDS = 1 << 23  # of a vocabulary; none has so many, and tables are made for all up to the largest id
 NAMED = ('bos', 'eos', 'pad', 'unk')
 
 
@@ -63,6 +64,8 @@ class Description:
             int(i): AddedToken(text, text in self.special_texts | listed)
             for text, i in self._json('added_tokens.json').items()
         }
+        for i, token in self.added.items():
+            check_id(i, token.content)
         self.add_bos, self.add_eos = config.get('add_bos_token'), config.get('add_eos_token')
         self.legacy = bool(config.get('legacy', False))
         template = self._template(config)
@@ -88,7 +91,7 @@ class Description:
             return {}
         try:
             found = json.loads(self._text(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f'{self._where / name} is damaged ({error}); restore it from its source') from error
         if not isinstance(found, dict):
             raise UserError(f'{self._where / name} is damaged (it holds no object); restore it from its source')
@@ -108,6 +111,12 @@ def content(token: Any) -> str | None:
     if isinstance(token, dict):
         token = token.get('content')
     return token if isinstance(token, str) and token else None
+
+
+def check_id(i: int, text: str) -> None:
+    """Raises ValueError if a token's id is none that a vocabulary has."""
+    if not 0 <= i < MOST_IDS:
+        raise ValueError(f'the id of its token {text!r} is {i}, and not from 0 to {MOST_IDS - 1}')
 
 
 def _values(found: Any) -> list[Any]:

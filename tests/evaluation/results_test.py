@@ -46,6 +46,14 @@ def test_a_result_is_found_while_it_depends_on_the_same(tmp_path):
         assert folder.find(RESULT.task, DEPENDS_ON) is None and folder.all() == []
 
 
+def test_samples_hold_whatever_ends_a_line_elsewhere(tmp_path):
+    folder = Folder(tmp_path)
+    samples = tuple({'prompt': f'a{end}b'} for end in '\u2028\u2029\x85\x0b\x0c\x1c\r\n')
+    folder.write(dataclasses.replace(RESULT, samples=samples), DEPENDS_ON)
+    ((_, _, found),) = folder.all()
+    assert found == list(samples)
+
+
 def test_the_page_shows_results_of_these_parameters_only(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.write_config(Config(name='some <i>run</i>'))
@@ -57,6 +65,13 @@ def test_the_page_shows_results_of_these_parameters_only(tmp_path):
     for shown in ('tasks/&lt;b&gt;.jsonl', '0.7500', 'alert(1)', 'calibration error 0.250', 'step 3'):
         assert shown in html
     assert html.count('<svg') == 2  # reliability, categories
+
+
+def test_an_interval_is_cut_where_no_value_can_lie():
+    free, cut = results.mean('a', [0.0, 0.1, 1.9]), results.mean('a', [0.0, 0.1, 1.9], within=(0.0, 2.0))
+    assert free.low < 0 and free.high > 2 and (cut.low, cut.high) == (0.0, 2.0)
+    assert (free.value, free.error) == (cut.value, cut.error)
+    assert results.mean('a', [0.5], within=(0.0, 2.0)).low is None
 
 
 def test_the_table_has_a_line_for_each_number():

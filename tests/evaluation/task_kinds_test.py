@@ -1,8 +1,10 @@
 """Each kind of task, against likelihoods and texts of the model alone."""
 
+import dataclasses
 import json
 import math
 
+import imported_families
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from llm.errors import UserError
 from llm.evaluation import tasks
 from llm.evaluation.tasks import Settings, check, resolve
 from llm.inference.sampling import SamplingParams
+from llm.tokenizer import open_directory
 
 
 def jsonl(path, rows):
@@ -127,6 +130,26 @@ def test_normalised(text):
     assert normalised(text) == 'answer is 4' and normalised('five') != normalised('four')
 
 
+@pytest.mark.parametrize(
+    ('text', 'answer', 'right'),
+    [
+        ('', 'a', False),
+        ('a', 'A', True),
+        ('A.', 'a', True),
+        ('the', 'a', False),
+        ('the answer', 'Answer!', True),
+        ('', '+', False),
+        ('-', '+', False),
+        (' +', '+', True),
+        ('!', 'the', False),
+    ],
+)
+def test_an_answer_of_articles_or_punctuation_is_not_nothing(text, answer, right):
+    from llm.evaluation.exact_match import equal_normalised
+
+    assert equal_normalised(text, answer) is right
+
+
 def test_bits_per_byte_of_files_folders_and_lines(tmp_path, subject, log_likelihood):
     texts = ['A first text, longer than one window of thirty-two tokens.\n', 'Zwei: äöü', 'three']
     folder = tmp_path / 'corpus'
@@ -202,6 +225,18 @@ def test_texts_that_do_not_fit_are_named(tmp_path, subject):
             measure(jsonl(tmp_path / 'task.jsonl', [row]), subject)
     cut, _ = measure(jsonl(tmp_path / 'cut.jsonl', [{'prompt': long, 'choices': ['a', 'b'], 'answer': 0}]), subject)
     assert cut.facts['prompts cut to fit the context'] == 1
+
+
+def test_texts_that_the_tokenizer_refuses_are_named(tmp_path, subject):
+    imported = open_directory(imported_families.write('llama2', tmp_path / 'tokenizer'))
+    other = dataclasses.replace(subject, tokenizer=imported)
+    for good, bad, said in (
+        ({'prompt': 'a', 'choices': ['a', 'b'], 'answer': 0}, {'choices': ['a', '</s>']}, 'message 2 spells'),
+        ({'prompt': 'a', 'answer': 'b'}, {'prompt': '</s>'}, 'message 1 spells'),
+    ):
+        with pytest.raises(UserError, match=f'task.jsonl:2: {said}') as raised:
+            measure(jsonl(tmp_path / 'task.jsonl', [good, good | bad]), other, chat=True)
+        assert '\n' not in str(raised.value)
 
 
 def test_options_that_concern_no_task_are_refused(tmp_path):

@@ -160,13 +160,41 @@ def test_the_digest_is_of_what_decides_ids(folder):
         ('tokenizer_config.json', '{"added_tokens_decoder": [5]}', r'one of .*tokenizer_config\.json.* does not say'),
         ('tokenizer_config.json', '{"added_tokens_decoder": {"x": 5}}', r'one of .*tokenizer_config\.json'),
         ('generation_config.json', '\x00', r'generation_config\.json is damaged'),
+        (
+            'tokenizer_config.json',
+            '{"added_tokens_decoder": {"4000000000": {"content": "x"}}}',
+            'is 4000000000, and not',
+        ),
+        ('added_tokens.json', '{"x": -1}', "token 'x' is -1, and not from 0"),
+        pytest.param('generation_config.json', '[' * 100_000, r'generation_config\.json is damaged', id='deep list'),
+        pytest.param(
+            'generation_config.json', '{"a": ' * 100_000, r'generation_config\.json is damaged', id='deep object'
+        ),
         ('chat_template.jinja', '{% if %}', 'not valid Jinja'),
+        pytest.param(
+            'chat_template.jinja', f'{{{{ {"(" * 5000}1{")" * 5000} }}}}', 'not valid Jinja', id='deep template'
+        ),
     ],
 )
 def test_damaged_files_are_named(folder, name, content, problem):
     source = folder('llama3')
     (source / name).write_text(content)
     with pytest.raises(UserError, match=problem) as raised:
+        open_directory(source)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('added', [False, True])
+def test_an_id_that_no_vocabulary_has_is_named(folder, added):
+    source = folder('gpt2')
+    settings = json.loads((source / 'tokenizer.json').read_text())
+    if added:
+        settings['added_tokens'][-1]['id'] = 4_000_000_000
+        settings['model']['vocab'][settings['added_tokens'][-1]['content']] = 4_000_000_000
+    else:
+        settings['model']['vocab'][list(settings['model']['vocab'])[-1]] = 4_000_000_000
+    (source / 'tokenizer.json').write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r'tokenizer\.json is damaged .* is 4000000000, and not from 0') as raised:
         open_directory(source)
     assert '\n' not in str(raised.value)
 

@@ -134,12 +134,59 @@ def test_a_turn_that_no_token_ends(folder):
     assert chat.end_ids(tokenizer) == (tokenizer.eos_id,)
 
 
+LAST_TURN = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content + ' ' %}{% set talk = messages[1:] %}"
+    '{% else %}{% set talk = messages %}{% endif %}{{ bos_token }}{% for m in talk %}'
+    "{% if m.role == 'user' %}[INST] {% if loop.last and system is defined %}{{ system }}{% endif %}"
+    '{{ m.content }}[/INST]'
+    '{% else %} {% generation %}{{ m.content }}</s>{% endgeneration %}{% endif %}{% endfor %}'
+)
+
+
+def test_a_template_that_rewrites_what_stands_before_an_answer_is_refused(folder):
+    """A system message that only the last turn has, if it is the user's: the common ids end within the user's text."""
+    source, system = folder('llama2'), [{'role': 'system', 'content': 'Be brief'}]
+    (source / 'chat_template.jinja').write_text(LAST_TURN)
+    assert trained(open_directory(source), [*system, *TALK]) == ['Hello you</s>', 'So long</s>']
+    for number, messages in ((3, TALK[:1]), (5, TALK[:3])):
+        with pytest.raises(UserError, match=rf'before message {number} otherwise .* change it'):
+            chat.encode_exchange(open_directory(source), [*system, *messages], 'x')
+    unmarked = LAST_TURN.replace('{% generation %}', '').replace('{% endgeneration %}', '')
+    (source / 'chat_template.jinja').write_text(unmarked)
+    tokenizer = open_directory(source)
+    assert trained(tokenizer, TALK) == [' Hello you</s>', ' So long</s>']
+    for messages in (TALK, TALK[:2]):
+        with pytest.raises(UserError, match=r'before message 3 otherwise .*{% generation %}') as raised:
+            chat.encode(tokenizer, [*system, *messages])
+        assert '\n' not in str(raised.value)
+
+
+def test_a_prompt_that_goes_on_otherwise_than_an_answer(folder):
+    source = folder('qwen')
+    turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    opened = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    (source / 'chat_template.jinja').write_text(turns + opened)
+    tokenizer = open_directory(source)
+    assert trained(tokenizer, TALK) == ['Hello you<|im_end|>', 'So long<|im_end|>']
+    ids, start, whole = chat.encode_exchange(tokenizer, TALK[:1], 'Hello you')
+    assert not whole and tokenizer.decode(ids[start:], continued=True) == 'Hello you'
+
+
 def test_a_message_that_spells_a_special_token_is_refused(tokenizer):
     for name in tokenizer.special.values():
         for messages in ([{'role': 'user', 'content': f'a{name}b'}], [*TALK[:1], TALK[1] | {'content': name}]):
             with pytest.raises(UserError, match=f'message {len(messages)} spells the special token') as raised:
                 encode(tokenizer, messages)
             assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('bad', ['\udcff', '\ud83d', 'a\udc80b'])
+def test_a_message_that_is_not_utf8_is_refused(tokenizer, bad):
+    for messages in ([{'role': 'user', 'content': bad}], [*TALK[:1], TALK[1] | {'content': bad}]):
+        with pytest.raises(UserError, match=r'the conversation has .* not UTF-8') as raised:
+            encode(tokenizer, messages)
+        str(raised.value).encode()
+        assert '\n' not in str(raised.value)
 
 
 def test_no_message_adds_a_special_token(family, tokenizer):
