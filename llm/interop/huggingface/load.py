@@ -131,7 +131,10 @@ def _parameter(placed: Placed, shards: Shards, bar: tqdm) -> jax.Array:
             parts[key] = _part(placed, shards, index, bar)
         return parts[key]
 
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    made = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    jax.block_until_ready(made)
+    parts.clear()  # what holds them is a cycle, which the garbage collector may leave until the next is read
+    return made
 
 
 def _part(placed: Placed, shards: Shards, index: tuple[slice, ...], bar: tqdm) -> np.ndarray:
