@@ -1,7 +1,7 @@
 """RoPE's base and scaling between config.json and ours.
 
 Read are `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before); the latter, which both
-understand, is what is written.
+understand, is what is written. Where a file has both, `rope_scaling` counts, as in transformers.
 """
 
 import math
@@ -64,11 +64,17 @@ def read_rope(fields: Fields, layers: str | None = None) -> dict[str, Any]:
 
 
 def _settings(fields: Fields, layers: str | None) -> dict[str, Any]:
-    settings = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+    scaling, parameters = (_object(fields, name, layers) for name in ('rope_scaling', 'rope_parameters'))
+    # Of layers of several kinds the scaling changes the parameters of one; of others it takes their place.
+    return scaling or parameters if layers is None else parameters | scaling
+
+
+def _object(fields: Fields, name: str, layers: str | None) -> dict[str, Any]:
+    settings = fields.get(name) or {}
     if layers is not None and isinstance(settings, dict) and layers in settings:
-        settings = settings[layers]
+        settings = settings[layers] or {}
     if not isinstance(settings, dict):
-        raise fields.error(f'the parameters of RoPE are {settings!r}; they must be an object')
+        raise fields.error(f'{name} is {settings!r}; it must be an object')
     return settings
 
 
