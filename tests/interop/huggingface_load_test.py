@@ -6,6 +6,8 @@ import tracemalloc
 
 import jax
 import numpy as np
+import numpy.testing as npt
+import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm.interop.huggingface import load
@@ -20,6 +22,14 @@ def rewrite(source, target, change, **fields):
     config = json.loads((source / 'config.json').read_text())
     (target / 'config.json').write_text(json.dumps(config | fields))
     return target
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is warned of."""
+    said = []
+    monkeypatch.setattr('llm.interop.huggingface.load.logging.warning', lambda text, *args: said.append(text % args))
+    return said
 
 
 def test_the_host_holds_one_stacked_parameter_beside_the_model(saved_model, tmp_path):
@@ -49,3 +59,19 @@ def test_the_host_holds_one_stacked_parameter_beside_the_model(saved_model, tmp_
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
     assert sizes.count(max(sizes)) == 5  # several that are as large as the largest
     assert beyond < 1.3 * max(sizes)
+
+
+def test_a_head_that_is_not_the_embedding_is_kept_whatever_the_config_says(saved_model, tmp_path, warnings):
+    copy = lambda tensors: tensors.update({'lm_head.weight': tensors['model.embed_tokens.weight'].copy()})
+    config, params = load(rewrite(saved_model('llama3'), tmp_path / 'copy', copy))
+    assert config.model.tied_embeddings and 'lm_head' not in params and not warnings
+
+    def another(tensors):
+        copy(tensors)
+        tensors['lm_head.weight'][-1, -1] += 1e-3
+
+    folder = rewrite(saved_model('llama3'), tmp_path / 'another', another)
+    config, params = load(folder)
+    assert not config.model.tied_embeddings
+    npt.assert_array_equal(params['lm_head']['kernel'].T, load_file(folder / 'model.safetensors')['lm_head.weight'])
+    assert len(warnings) == 1 and 'another lm_head.weight' in warnings[0]

@@ -51,9 +51,11 @@ def load(
     family = family_of(fields)
     model = read_model(family, fields)
     with Shards(folder) as shards:
+        tied = _tied(family, model, shards)
         dtype = dtype or _dtype(fields, shards)
         model = config_json.from_dict(
-            config_json.to_dict(model) | {'param_dtype': dtype, 'compute_dtype': dtype}, ModelConfig
+            config_json.to_dict(model) | {'tied_embeddings': tied, 'param_dtype': dtype, 'compute_dtype': dtype},
+            ModelConfig,
         )
         return _config(folder.resolve().name, model), _parameters(family, model, shards, mesh, progress)
 
@@ -61,6 +63,34 @@ def load(
 def _config(name: str, model: ModelConfig) -> Config:
     length = min(model.context_length, SEQUENCE_LENGTH)
     return Config(name=name, model=model, data=DataConfig(sequence_length=length))
+
+
+def _tied(family: Family, model: ModelConfig, shards: Shards) -> bool:
+    """Whether the head is the embedding: as config.json says, unless the files have another head, as in transformers.
+
+    A head that repeats the embedding is left out of the tensors.
+    """
+    names = {row.ours: row.theirs for row in _table(family, shards)}
+    head, embedding = names['lm_head/kernel'], names['embedding/table']
+    if not (model.tied_embeddings and {head, embedding} <= shards.tensors.keys()):
+        return model.tied_embeddings
+    folder = shards.tensors[head].file.parent
+    if not _equal(shards, head, embedding):
+        logging.warning('%s ties the head to the embedding, but its files have another %s; that is used', folder, head)
+        return False
+    logging.info('%s has the embedding again as %s; it is passed over', folder, head)
+    del shards.tensors[head]
+    return True
+
+
+def _equal(shards: Shards, a: str, b: str) -> bool:
+    """Whether two tensors hold the same values; read a stretch at a time."""
+    shape = shards.tensors[a].shape
+    if shape != shards.tensors[b].shape or not shape:
+        return False
+    values = lambda name, at: shards.read(name, at).astype(np.float32)  # which holds all that can be read
+    stretches = _stretches(tuple(slice(0, size) for size in shape), np.dtype(np.float32).itemsize)
+    return all(np.array_equal(values(a, at), values(b, at)) for _, at in stretches)
 
 
 def _dtype(fields: Fields, shards: Shards) -> str:
@@ -104,9 +134,6 @@ def _check(family: Family, model: ModelConfig, placed: list[Placed], shards: Sha
         raise UserError(f'{folder} lacks {_counted(missing)}, which {family.model_type} has; is it whole?')
     ignored = [re.compile(pattern) for pattern in family.ignored]
     extra = [name for name in found if name not in expected and not any(p.fullmatch(name) for p in ignored)]
-    if model.tied_embeddings and 'lm_head.weight' in extra:
-        extra.remove('lm_head.weight')  # a copy of the embedding
-        logging.info('%s has a head of its own, which config.json ties to the embedding; it is passed over', folder)
     if extra:
         raise UserError(f'{folder} has {_counted(extra)}, unknown to {family.model_type}; is config.json its own?')
     for name, shape in expected.items():
