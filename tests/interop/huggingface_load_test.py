@@ -75,3 +75,11 @@ def test_a_head_that_is_not_the_embedding_is_kept_whatever_the_config_says(saved
     assert not config.model.tied_embeddings
     npt.assert_array_equal(params['lm_head']['kernel'].T, load_file(folder / 'model.safetensors')['lm_head.weight'])
     assert len(warnings) == 1 and 'another lm_head.weight' in warnings[0]
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.bool_, np.float64])
+def test_masks_of_old_gpt2_files_may_be_of_any_type(kind, saved_model, tmp_path, warnings):
+    masks = lambda tensors: tensors.update({'transformer.h.0.attn.bias': np.ones((1, 1, 4, 4), kind)})
+    config, params = load(rewrite(saved_model('gpt2'), tmp_path / 'old', masks))
+    assert config.model.param_dtype == 'float32' and not warnings
+    jax.tree.map(npt.assert_array_equal, params, load(saved_model('gpt2'))[1])

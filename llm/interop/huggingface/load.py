@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 from typing import Any
 
 import jax
@@ -50,7 +49,7 @@ def load(
     fields = Fields.read(folder)
     family = family_of(fields)
     model = read_model(family, fields)
-    with Shards(folder) as shards:
+    with Shards(folder, family.ignored) as shards:
         tied = _tied(family, model, shards)
         dtype = dtype or _dtype(fields, shards)
         model = config_json.from_dict(
@@ -132,9 +131,7 @@ def _check(family: Family, model: ModelConfig, placed: list[Placed], shards: Sha
     folder = next(iter(found.values())).file.parent if found else ''
     if missing := [name for name in expected if name not in found]:
         raise UserError(f'{folder} lacks {_counted(missing)}, which {family.model_type} has; is it whole?')
-    ignored = [re.compile(pattern) for pattern in family.ignored]
-    extra = [name for name in found if name not in expected and not any(p.fullmatch(name) for p in ignored)]
-    if extra:
+    if extra := [name for name in found if name not in expected]:
         raise UserError(f'{folder} has {_counted(extra)}, unknown to {family.model_type}; is config.json its own?')
     for name, shape in expected.items():
         if found[name].shape != shape:

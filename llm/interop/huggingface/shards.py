@@ -3,6 +3,8 @@
 import contextlib
 import json
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +31,12 @@ class Shards(contextlib.AbstractContextManager):
         tensors: where each is, by name.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, ignored: Iterable[str] = ()):
         """Opens the files and reads their headers.
+
+        Args:
+            folder: of the model.
+            ignored: regular expressions of names to leave out.
 
         Raises:
             UserError: if there are none, or one is damaged or missing.
@@ -49,6 +55,9 @@ class Shards(contextlib.AbstractContextManager):
         for name, path in (listed or {}).items():
             if name not in self.tensors or self.tensors[name].file != path:
                 raise UserError(f'{path} has no tensor {name}, which {INDEX_FILE} says it has; get the file again')
+        patterns = [re.compile(pattern) for pattern in ignored]
+        for name in [name for name in self.tensors if any(pattern.fullmatch(name) for pattern in patterns)]:
+            del self.tensors[name]
 
     def _add(self, path: pathlib.Path) -> None:
         try:
