@@ -83,3 +83,10 @@ def test_masks_of_old_gpt2_files_may_be_of_any_type(kind, saved_model, tmp_path,
     config, params = load(rewrite(saved_model('gpt2'), tmp_path / 'old', masks))
     assert config.model.param_dtype == 'float32' and not warnings
     jax.tree.map(npt.assert_array_equal, params, load(saved_model('gpt2'))[1])
+
+
+def test_one_file_comes_before_an_index(saved_model, tmp_path):
+    folder = rewrite(saved_model('llama3'), tmp_path / 'both', lambda tensors: None)
+    name = 'model.safetensors.index.json'
+    (folder / name).write_text(json.dumps({'weight_map': {'model.norm.weight': 'model-00001-of-00002.safetensors'}}))
+    jax.tree.map(npt.assert_array_equal, load(folder)[1], load(saved_model('llama3'))[1])

@@ -92,14 +92,14 @@ class Shards(contextlib.AbstractContextManager):
 
 
 def _listed(folder: pathlib.Path) -> dict[str, pathlib.Path] | None:
-    """The file of each tensor as the index has it, or None without one."""
+    """The file of each tensor as the index has it, or None where one file, which comes first, has all."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return None
     path = folder / INDEX_FILE
     if not path.is_file():
-        if not (folder / WEIGHTS_FILE).is_file():
-            other = sorted(p.name for p in folder.glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.h5', '.gguf'))
-            hint = f'; {other[0]} is of a kind that is not read, save it as safetensors' if other else ''
-            raise UserError(f'{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}')
-        return None
+        other = sorted(p.name for p in folder.glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.h5', '.gguf'))
+        hint = f'; {other[0]} is of a kind that is not read, save it as safetensors' if other else ''
+        raise UserError(f'{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}')
     try:
         names = json.loads(path.read_text(encoding='utf-8'))['weight_map']
         return {name: folder / pathlib.PurePath(file).name for name, file in names.items()}
