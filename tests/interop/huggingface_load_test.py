@@ -5,11 +5,13 @@ import json
 import tracemalloc
 
 import jax
+import ml_dtypes
 import numpy as np
 import numpy.testing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from llm.errors import UserError
 from llm.interop.huggingface import load
 
 
@@ -90,3 +92,29 @@ def test_one_file_comes_before_an_index(saved_model, tmp_path):
     name = 'model.safetensors.index.json'
     (folder / name).write_text(json.dumps({'weight_map': {'model.norm.weight': 'model-00001-of-00002.safetensors'}}))
     jax.tree.map(npt.assert_array_equal, load(folder)[1], load(saved_model('llama3'))[1])
+
+
+def test_what_is_rounded_because_tensors_differ_in_type_is_said(saved_model, tmp_path, warnings):
+    def mix(tensors):
+        for name in tensors:
+            if 'norm' not in name:
+                tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
+        tensors['model.norm.weight'] = tensors['model.norm.weight'] * np.float32(1 + 2**-12)
+
+    folder = rewrite(saved_model('llama_linear'), tmp_path / 'mixed', mix, dtype='bfloat16')
+    assert load(folder)[0].model.param_dtype == 'bfloat16'
+    assert len(warnings) == 1
+    assert 'rounded to bfloat16: tensors model.layers.0.input_layernorm.weight, ' in warnings[0]
+    assert load(folder, dtype='float32')[0].model.param_dtype == 'float32' and len(warnings) == 1  # as was asked
+    wide = rewrite(saved_model('llama_linear'), tmp_path / 'wide', mix, dtype='float32')
+    config, params = load(wide)
+    assert config.model.param_dtype == 'float32' and len(warnings) == 1  # nothing is lost
+    npt.assert_array_equal(params['final_norm']['scale'], load_file(wide / 'model.safetensors')['model.norm.weight'])
+
+
+@pytest.mark.parametrize('dtype', [None, 'float32'])
+def test_whole_numbers_are_no_weights_whatever_type_is_asked_for(dtype, saved_model, tmp_path):
+    whole = lambda tensors: tensors.update({'model.norm.weight': np.ones(24, np.int8)})
+    folder = rewrite(saved_model('llama_linear'), tmp_path / 'whole', whole)
+    with pytest.raises(UserError, match=r'tensor model\.norm\.weight is stored as I8'):
+        load(folder, dtype=dtype)

@@ -50,6 +50,7 @@ def load(
     family = family_of(fields)
     model = read_model(family, fields)
     with Shards(folder, family.ignored) as shards:
+        _refuse_types(shards)
         tied = _tied(family, model, shards)
         dtype = dtype or _dtype(fields, shards)
         model = config_json.from_dict(
@@ -92,17 +93,26 @@ def _equal(shards: Shards, a: str, b: str) -> bool:
     return all(np.array_equal(values(a, at), values(b, at)) for _, at in stretches)
 
 
+def _refuse_types(shards: Shards) -> None:
+    """Refuses tensors that are no floating-point numbers of a known kind."""
+    for name, stored in shards.tensors.items():
+        if stored.dtype not in DTYPES:
+            kinds = ', '.join(DTYPES)
+            raise UserError(f'{stored.file}: tensor {name} is stored as {stored.dtype}; only {kinds} can be read')
+
+
 def _dtype(fields: Fields, shards: Shards) -> str:
-    """What all tensors have, or where they differ what config.json says."""
-    found = {stored.dtype: name for name, stored in shards.tensors.items()}
-    if strange := [kind for kind in found if kind not in DTYPES]:
-        name = found[strange[0]]
-        file = shards.tensors[name].file
-        raise UserError(f'{file}: tensor {name} is stored as {strange[0]}; only {", ".join(DTYPES)} can be read')
+    """What all tensors have, or where they differ what config.json says; then it is said what that rounds."""
+    found = {DTYPES[stored.dtype] for stored in shards.tensors.values()}
     if len(found) == 1:
-        return DTYPES[next(iter(found))]
+        return found.pop()
     said = fields.get('dtype') or fields.get('torch_dtype')
-    return said if said in DTYPES.values() else 'float32'
+    chosen = said if said in DTYPES.values() else 'float32'
+    others = [name for name, stored in shards.tensors.items() if DTYPES[stored.dtype] != chosen]
+    if others and chosen != 'float32':  # which holds all the others
+        folder = shards.tensors[others[0]].file.parent
+        logging.warning('%s: rounded to %s: %s; float32 keeps them as they are', folder, chosen, _counted(others))
+    return chosen
 
 
 def _parameters(family: Family, model: ModelConfig, shards: Shards, mesh: Mesh | None, progress: bool) -> Any:
