@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import tracemalloc
 
 import jax
@@ -118,3 +119,54 @@ def test_whole_numbers_are_no_weights_whatever_type_is_asked_for(dtype, saved_mo
     folder = rewrite(saved_model('llama_linear'), tmp_path / 'whole', whole)
     with pytest.raises(UserError, match=r'tensor model\.norm\.weight is stored as I8'):
         load(folder, dtype=dtype)
+
+
+YARN = {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32}
+DAMAGED = {
+    'model_type': (['a'], r"model_type is \['a'\]"),
+    'quantization_config': ({'quant_method': 'a\nb'}, r"quantized \('a\\nb'\)"),
+    'rope_scaling': ({'rope_type': ['a']}, r"RoPE type \['a'\]"),
+    'rope_parameters': ([1], r'rope_parameters is \[1\]; it must be an object'),
+    'factor': (YARN | {'factor': 'x', 'mscale': 1, 'mscale_all_dim': 1}, "factor of RoPE is 'x'"),
+    'mscale': (YARN | {'mscale': 'x', 'mscale_all_dim': 1}, "mscale of RoPE is 'x'"),
+    'attention_factor': (YARN | {'attention_factor': 'x'}, "attention_factor of RoPE is 'x'"),
+    'not finite': (YARN | {'attention_factor': float('nan')}, 'attention_factor of RoPE is nan'),
+    'original': (YARN | {'original_max_position_embeddings': [1]}, r'original_max_position_embeddings of RoPE is \[1\]'),
+    'vocab_size': (2**31, 'vocab_size is 2147483648; it must be a whole number from 1'),
+    'head_dim': (10**30, 'head_dim is 1000'),
+    'num_key_value_heads': ('a', "num_key_value_heads is 'a'"),
+    'num_hidden_layers': (10**9, 'num_hidden_layers is 1000000000; it must be a whole number from 1 to 10,000'),
+}
+
+
+@pytest.mark.parametrize('field', DAMAGED)
+def test_fields_that_hold_nonsense_are_refused_in_one_line(field, saved_model, tmp_path):
+    value, message = DAMAGED[field]
+    field = 'rope_scaling' if isinstance(value, dict) and 'rope_type' in value else field
+    folder = rewrite(saved_model('llama_linear'), tmp_path / 'damaged', lambda tensors: None, **{field: value})
+    with pytest.raises(UserError, match=rf'config\.json: .*{message}') as raised:
+        load(folder)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors.index.json'])
+def test_brackets_without_end_are_refused(name, saved_model, tmp_path):
+    folder = rewrite(saved_model('llama_linear'), tmp_path / 'nested', lambda tensors: None)
+    if name != 'config.json':
+        (folder / 'model.safetensors').unlink()
+    (folder / name).write_text('{"a": ' + '[' * 100_000)
+    with pytest.raises(UserError, match=rf'{re.escape(name)} (is damaged|cannot be read)'):
+        load(folder)
+
+
+def test_names_with_newlines_stay_in_one_line(saved_model, tmp_path):
+    more = lambda tensors: tensors.update({'a\nb': np.ones(2, np.float32)})
+    with pytest.raises(UserError, match=r"has tensor 'a\\nb', unknown") as raised:
+        load(rewrite(saved_model('llama_linear'), tmp_path / 'tensor', more))
+    assert '\n' not in str(raised.value)
+    folder = rewrite(saved_model('llama_linear'), tmp_path / 'shard', lambda tensors: None)
+    (folder / 'model.safetensors').unlink()
+    (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': {'a': 'b\nc.safetensors'}}))
+    with pytest.raises(UserError, match=r'index\.json is damaged') as raised:
+        load(folder)
+    assert '\n' not in str(raised.value)

@@ -98,7 +98,7 @@ def _refuse_types(shards: Shards) -> None:
     for name, stored in shards.tensors.items():
         if stored.dtype not in DTYPES:
             kinds = ', '.join(DTYPES)
-            raise UserError(f'{stored.file}: tensor {name} is stored as {stored.dtype}; only {kinds} can be read')
+            raise UserError(f'{stored.file}: {_counted([name])} is stored as {stored.dtype}; only {kinds} can be read')
 
 
 def _dtype(fields: Fields, shards: Shards) -> str:

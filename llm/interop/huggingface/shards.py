@@ -102,6 +102,8 @@ def _listed(folder: pathlib.Path) -> dict[str, pathlib.Path] | None:
         raise UserError(f'{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}')
     try:
         names = json.loads(path.read_text(encoding='utf-8'))['weight_map']
+        if not all(text.isprintable() for item in names.items() for text in item):
+            raise ValueError('a name with control characters')
         return {name: folder / pathlib.PurePath(file).name for name, file in names.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged; get it again') from error
