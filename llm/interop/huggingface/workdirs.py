@@ -147,6 +147,6 @@ def _token_ids(source: Workdir) -> dict[str, Any]:
     stored = source.path / FOLDER / CONFIG_FILE
     if stored.is_file():
         data = json.loads(stored.read_text(encoding='utf-8'))
-        return {name: data.get(name) for name in TOKEN_IDS}
+        return {name: None if isinstance(data.get(name), bool) else data.get(name) for name in TOKEN_IDS}
     tokenizer = open_workdir(source.path)
     return dict(zip(TOKEN_IDS, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)))
