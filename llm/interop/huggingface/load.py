@@ -1,7 +1,10 @@
 """A model's folder to a config and parameters, tensor by tensor: never more than one parameter waits in memory."""
 
+import gc
 import os
 import pathlib
+import time
+import weakref
 from typing import Any
 
 import jax
@@ -167,8 +170,22 @@ def _parameter(placed: Placed, shards: Shards, bar: tqdm) -> jax.Array:
 
     made = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
     jax.block_until_ready(made)
-    parts.clear()  # what holds them is a cycle, which the garbage collector may leave until the next is read
+    _let_go(parts)
     return made
+
+
+def _let_go(parts: dict[tuple, np.ndarray]) -> None:
+    """Drops what devices have copied, and waits until JAX has, which looks for it when garbage is collected.
+
+    Left alone, it would still be there while the next parameter is read.
+    """
+    waiting = [weakref.ref(values) for values in parts.values() if values.nbytes > STRETCH]
+    parts.clear()
+    for _ in range(50):  # milliseconds; a processor may keep an array as it is
+        gc.collect(0)  # the youngest objects are enough to have JAX called
+        if all(found() is None for found in waiting):
+            return
+        time.sleep(0.001)
 
 
 def _part(placed: Placed, shards: Shards, index: tuple[slice, ...], bar: tqdm) -> np.ndarray:
