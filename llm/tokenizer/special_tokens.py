@@ -74,7 +74,8 @@ class Description:
     def stated_ids(self, name: str) -> tuple[int, ...]:
         """The ids, if any, that generation_config.json, else config.json, states for 'bos', 'eos' or 'pad'."""
         found = self._ids.get(f'{name}_token_id')
-        return tuple(i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int) and i >= 0)
+        found = found if isinstance(found, list) else [found]
+        return tuple(i for i in found if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
 
     def _template(self, config: Mapping[str, Any]) -> str | None:
         if 'chat_template.jinja' in self._files:

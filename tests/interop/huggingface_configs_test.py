@@ -237,6 +237,22 @@ def test_rope_parameters_of_transformers_5_and_the_fields_of_before_say_the_same
     assert read(modern) == read(GEMMA_3_1B)
 
 
+def test_where_both_are_there_rope_scaling_counts_as_in_transformers():
+    scaling = LLAMA_3_2_1B['rope_scaling']
+    both = LLAMA_3_2_1B | {'rope_parameters': {'rope_type': 'default', 'rope_theta': 7.0}}
+    assert read(both) == read(LLAMA_3_2_1B)
+    del both['rope_theta']
+    assert read(both).rope_base == 10_000.0  # the family's: what the other object says goes with it
+    assert read(both | {'rope_scaling': scaling | {'rope_theta': 50.0}}).rope_base == 50.0
+    kinds = {
+        'full_attention': {'rope_type': 'default', 'rope_theta': 3000.0},
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 20.0},
+    }
+    scaled = read(GEMMA_3_1B | {'rope_parameters': kinds, 'rope_scaling': {'rope_type': 'linear', 'factor': 8.0}})
+    assert (scaled.rope_scaling, scaled.rope_factor) == ('linear', 8.0)
+    assert (scaled.rope_base, scaled.local_rope_base) == (3000.0, 20.0)
+
+
 def test_yarn_s_amplitude_follows_from_what_the_file_says():
     def amplitude(**more):
         scaling = {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32}

@@ -179,7 +179,7 @@ def more_tokens(folder):
 
 SPOILED = {
     'a wrong family': (lambda f: rewritten(f, model_type='mamba'), r"config\.json: model_type is 'mamba'.*gemma2"),
-    'quantized': (lambda f: rewritten(f, quantization_config={'quant_method': 'gptq'}), r'quantized \(gptq\)'),
+    'quantized': (lambda f: rewritten(f, quantization_config={'quant_method': 'gptq'}), r"quantized \('gptq'\)"),
     'an unknown kind of RoPE': (
         lambda f: rewritten(f, rope_parameters={'rope_type': 'spiral', 'factor': 2.0}),
         r"config\.json: RoPE type 'spiral'.*unknown",

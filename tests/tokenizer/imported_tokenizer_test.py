@@ -107,6 +107,8 @@ def test_a_token_that_is_not_named_is_none(folder):
     tokenizer = open_directory(source)
     assert tokenizer.bos_id is None and tokenizer.start_id == tokenizer.end_id == tokenizer.eos_id
     assert tokenizer.stop_ids == (tokenizer.eos_id, 4)  # what its makers end a text with counts
+    (source / 'config.json').write_text(json.dumps({'eos_token_id': [True, 4]}))
+    assert open_directory(source).stop_ids == (tokenizer.eos_id, 4)  # true is no number
 
 
 def test_bytes_that_are_not_utf8(folder):

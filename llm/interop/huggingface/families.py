@@ -32,11 +32,11 @@ def family_of(fields: Fields) -> Family:
         UserError: if it is none of them, or the weights are quantized.
     """
     model_type = fields.get('model_type')
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise fields.error(f'model_type is {model_type!r}; the families that can be read are {", ".join(FAMILIES)}')
     if quantization := fields.get('quantization_config'):
         method = quantization.get('quant_method') if isinstance(quantization, dict) else quantization
-        raise fields.error(f'the weights are quantized ({method}); get the model as it was before')
+        raise fields.error(f'the weights are quantized ({method!r}); get the model as it was before')
     return FAMILIES[model_type]
 
 

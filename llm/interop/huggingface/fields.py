@@ -7,6 +7,9 @@ from typing import Any
 from llm.errors import UserError
 
 CONFIG_FILE = 'config.json'
+MOST = 2**31 - 1  # of any size: the largest that an axis can have
+MOST_LAYERS = 10_000  # far more than any model has
+LAYERS = ('num_hidden_layers', 'n_layer')
 
 
 class Fields:
@@ -35,7 +38,7 @@ class Fields:
             raise UserError(
                 f'{folder} is no model: it has no {CONFIG_FILE}; point at what save_pretrained left'
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last: brackets in brackets in brackets
             raise UserError(f'{path} cannot be read ({error}); get it again') from error
         if not isinstance(data, dict):
             raise UserError(f'{path} holds no object; get it again')
@@ -56,9 +59,18 @@ class Fields:
             UserError: if it is something else.
         """
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(f'{name} is {value!r}; it must be a whole number, at least {least}')
+        most = MOST_LAYERS if name in LAYERS else MOST
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(f'{name} is {value!r}; it must be a whole number from {least} to {most:,}')
         return value
+
+    def size_or(self, name: str, otherwise: int | None) -> int | None:
+        """A field that is a whole number, or something else where it is absent.
+
+        Raises:
+            UserError: see `size`.
+        """
+        return otherwise if self.get(name) is None else self.size(name)
 
     def expect(self, name: str, expected: Any) -> None:
         """Refuses a field that says what no model here does; None and absent count as what is expected.

@@ -23,7 +23,7 @@ from llm.interop.huggingface.family import (
 )
 from llm.interop.huggingface.fields import Fields
 from llm.interop.huggingface.llama import ATTENTION_BIASES
-from llm.interop.huggingface.rope import read_rope
+from llm.interop.huggingface.rope import read_object, read_rope
 
 # The first files say gelu and mean the tanh form.
 FIRST_ACTIVATIONS = {'gelu_pytorch_tanh': 'geglu', 'gelu': 'geglu', 'silu': 'swiglu'}
@@ -88,7 +88,7 @@ def _read_gemma2(fields: Fields) -> dict[str, Any]:
     return {
         **_read_both(fields),
         **read_rope(fields),
-        **read_windows(fields, kinds, fields.get('sliding_window')),
+        **read_windows(fields, kinds, fields.size_or('sliding_window', None)),
         'attention_softcap': fields.get('attn_logit_softcapping'),
         'logit_softcap': fields.get('final_logit_softcapping'),
     }
@@ -100,9 +100,9 @@ def _write_gemma2(model: ModelConfig) -> dict[str, Any]:
 
 def _read_gemma3(fields: Fields) -> dict[str, Any]:
     fields.expect('attn_logit_softcapping', None)
-    every = fields.get('sliding_window_pattern') or 6  # one in so many sees everything
+    every = fields.size_or('sliding_window_pattern', 6)  # one in so many sees everything
     kinds = [WINDOWED if (i + 1) % every else FULL for i in range(fields.size('num_hidden_layers'))]
-    windows = read_windows(fields, kinds, fields.get('sliding_window'))
+    windows = read_windows(fields, kinds, fields.size_or('sliding_window', None))
     ours = {
         **_read_both(fields),
         **windows,
@@ -117,7 +117,7 @@ def _read_gemma3(fields: Fields) -> dict[str, Any]:
 
 def _local_base(fields: Fields) -> float:
     """Of the layers with a window, which are not scaled."""
-    settings = (fields.get('rope_parameters') or {}).get(WINDOWED) or {}
+    settings = read_object(fields, 'rope_parameters', WINDOWED, alone=True)
     if settings.get('rope_type', 'default') != 'default':
         raise fields.error(f'RoPE type {settings["rope_type"]!r} of {WINDOWED} layers cannot be read; only default can')
     return settings.get('rope_theta') or fields.get('rope_local_base_freq')

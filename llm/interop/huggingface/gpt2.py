@@ -22,7 +22,7 @@ def _read(fields: Fields) -> dict[str, Any]:
         'num_layers': fields.size('n_layer'),
         'width': fields.size('n_embd'),
         'num_heads': fields.size('n_head'),
-        'feed_forward_width': fields.get('n_inner') or 4 * fields.size('n_embd'),
+        'feed_forward_width': fields.size_or('n_inner', 4 * fields.size('n_embd')),
         'activation': fields.choose('activation_function', ACTIVATIONS),
         'position': 'learned',
         'norm': 'layernorm',

@@ -51,7 +51,7 @@ def _read_mistral(fields: Fields) -> dict[str, Any]:
         **read_decoder(fields),
         **read_rope(fields),
         'activation': fields.choose('hidden_act', GATED),
-        'windows': [fields.get('sliding_window')],
+        'windows': [fields.size_or('sliding_window', None)],
     }
 
 
@@ -64,7 +64,7 @@ def _write_mistral(model: ModelConfig) -> dict[str, Any]:
 
 
 def _read_qwen(fields: Fields) -> dict[str, Any]:
-    window = fields.get('sliding_window') if fields.get('use_sliding_window') else None
+    window = fields.size_or('sliding_window', None) if fields.get('use_sliding_window') else None
     first = fields.size('max_window_layers', 0)  # the layers before it see everything
     kinds = [FULL if window is None or i < first else WINDOWED for i in range(fields.size('num_hidden_layers'))]
     return {

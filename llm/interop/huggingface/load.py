@@ -1,8 +1,10 @@
 """A model's folder to a config and parameters, tensor by tensor: never more than one parameter waits in memory."""
 
+import gc
 import os
 import pathlib
-import re
+import time
+import weakref
 from typing import Any
 
 import jax
@@ -50,10 +52,13 @@ def load(
     fields = Fields.read(folder)
     family = family_of(fields)
     model = read_model(family, fields)
-    with Shards(folder) as shards:
+    with Shards(folder, family.ignored) as shards:
+        _refuse_types(shards)
+        tied = _tied(family, model, shards)
         dtype = dtype or _dtype(fields, shards)
         model = config_json.from_dict(
-            config_json.to_dict(model) | {'param_dtype': dtype, 'compute_dtype': dtype}, ModelConfig
+            config_json.to_dict(model) | {'tied_embeddings': tied, 'param_dtype': dtype, 'compute_dtype': dtype},
+            ModelConfig,
         )
         return _config(folder.resolve().name, model), _parameters(family, model, shards, mesh, progress)
 
@@ -63,17 +68,54 @@ def _config(name: str, model: ModelConfig) -> Config:
     return Config(name=name, model=model, data=DataConfig(sequence_length=length))
 
 
+def _tied(family: Family, model: ModelConfig, shards: Shards) -> bool:
+    """Whether the head is the embedding: as config.json says, unless the files have another head, as in transformers.
+
+    A head that repeats the embedding is left out of the tensors.
+    """
+    names = {row.ours: row.theirs for row in _table(family, shards)}
+    head, embedding = names['lm_head/kernel'], names['embedding/table']
+    if not (model.tied_embeddings and {head, embedding} <= shards.tensors.keys()):
+        return model.tied_embeddings
+    folder = shards.tensors[head].file.parent
+    if not _equal(shards, head, embedding):
+        logging.warning('%s ties the head to the embedding, but its files have another %s; that is used', folder, head)
+        return False
+    logging.info('%s has the embedding again as %s; it is passed over', folder, head)
+    del shards.tensors[head]
+    return True
+
+
+def _equal(shards: Shards, a: str, b: str) -> bool:
+    """Whether two tensors hold the same values; read a stretch at a time."""
+    shape = shards.tensors[a].shape
+    if shape != shards.tensors[b].shape or not shape:
+        return False
+    values = lambda name, at: shards.read(name, at).astype(np.float32)  # which holds all that can be read
+    stretches = _stretches(tuple(slice(0, size) for size in shape), np.dtype(np.float32).itemsize)
+    return all(np.array_equal(values(a, at), values(b, at)) for _, at in stretches)
+
+
+def _refuse_types(shards: Shards) -> None:
+    """Refuses tensors that are no floating-point numbers of a known kind."""
+    for name, stored in shards.tensors.items():
+        if stored.dtype not in DTYPES:
+            kinds = ', '.join(DTYPES)
+            raise UserError(f'{stored.file}: {_counted([name])} is stored as {stored.dtype}; only {kinds} can be read')
+
+
 def _dtype(fields: Fields, shards: Shards) -> str:
-    """What all tensors have, or where they differ what config.json says."""
-    found = {stored.dtype: name for name, stored in shards.tensors.items()}
-    if strange := [kind for kind in found if kind not in DTYPES]:
-        name = found[strange[0]]
-        file = shards.tensors[name].file
-        raise UserError(f'{file}: tensor {name} is stored as {strange[0]}; only {", ".join(DTYPES)} can be read')
+    """What all tensors have, or where they differ what config.json says; then it is said what that rounds."""
+    found = {DTYPES[stored.dtype] for stored in shards.tensors.values()}
     if len(found) == 1:
-        return DTYPES[next(iter(found))]
+        return found.pop()
     said = fields.get('dtype') or fields.get('torch_dtype')
-    return said if said in DTYPES.values() else 'float32'
+    chosen = said if said in DTYPES.values() else 'float32'
+    others = [name for name, stored in shards.tensors.items() if DTYPES[stored.dtype] != chosen]
+    if others and chosen != 'float32':  # which holds all the others
+        folder = shards.tensors[others[0]].file.parent
+        logging.warning('%s: rounded to %s: %s; float32 keeps them as they are', folder, chosen, _counted(others))
+    return chosen
 
 
 def _parameters(family: Family, model: ModelConfig, shards: Shards, mesh: Mesh | None, progress: bool) -> Any:
@@ -102,12 +144,7 @@ def _check(family: Family, model: ModelConfig, placed: list[Placed], shards: Sha
     folder = next(iter(found.values())).file.parent if found else ''
     if missing := [name for name in expected if name not in found]:
         raise UserError(f'{folder} lacks {_counted(missing)}, which {family.model_type} has; is it whole?')
-    ignored = [re.compile(pattern) for pattern in family.ignored]
-    extra = [name for name in found if name not in expected and not any(p.fullmatch(name) for p in ignored)]
-    if model.tied_embeddings and 'lm_head.weight' in extra:
-        extra.remove('lm_head.weight')  # a copy of the embedding
-        logging.info('%s has a head of its own, which config.json ties to the embedding; it is passed over', folder)
-    if extra:
+    if extra := [name for name in found if name not in expected]:
         raise UserError(f'{folder} has {_counted(extra)}, unknown to {family.model_type}; is config.json its own?')
     for name, shape in expected.items():
         if found[name].shape != shape:
@@ -131,7 +168,24 @@ def _parameter(placed: Placed, shards: Shards, bar: tqdm) -> jax.Array:
             parts[key] = _part(placed, shards, index, bar)
         return parts[key]
 
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    made = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    jax.block_until_ready(made)
+    _let_go(parts)
+    return made
+
+
+def _let_go(parts: dict[tuple, np.ndarray]) -> None:
+    """Drops what devices have copied, and waits until JAX has, which looks for it when garbage is collected.
+
+    Left alone, it would still be there while the next parameter is read.
+    """
+    waiting = [weakref.ref(values) for values in parts.values() if values.nbytes > STRETCH]
+    parts.clear()
+    for _ in range(50):  # milliseconds; a processor may keep an array as it is
+        gc.collect(0)  # the youngest objects are enough to have JAX called
+        if all(found() is None for found in waiting):
+            return
+        time.sleep(0.001)
 
 
 def _part(placed: Placed, shards: Shards, index: tuple[slice, ...], bar: tqdm) -> np.ndarray:

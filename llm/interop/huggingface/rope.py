@@ -1,7 +1,7 @@
 """RoPE's base and scaling between config.json and ours.
 
 Read are `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before); the latter, which both
-understand, is what is written.
+understand, is what is written. Where a file has both, `rope_scaling` counts, as in transformers.
 """
 
 import math
@@ -14,6 +14,10 @@ REFUSED = {
     'dynamic': 'its frequencies depend on how long the text has become, so what is cached would be wrong',
     'longrope': 'it is of families that are not read',
 }
+NUMBERS = (
+    *('rope_theta', 'factor', 'original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'),
+    *('beta_slow', 'beta_fast', 'attention_factor', 'mscale', 'mscale_all_dim'),
+)
 
 
 def read_rope(fields: Fields, layers: str | None = None) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def read_rope(fields: Fields, layers: str | None = None) -> dict[str, Any]:
     """
     settings = _settings(fields, layers)
     kind = settings.get('rope_type') or settings.get('type') or 'default'
+    _check_numbers(fields, settings)
     partial = settings.get('partial_rotary_factor') or fields.get('partial_rotary_factor') or 1.0
     if partial != 1.0:
         raise fields.error(f'partial_rotary_factor is {partial!r}; only whole heads can be rotated')
@@ -36,7 +41,7 @@ def read_rope(fields: Fields, layers: str | None = None) -> dict[str, Any]:
     if kind == 'default':
         return ours
     if kind not in ('linear', 'llama3', 'yarn'):
-        reason = REFUSED.get(kind, 'it is unknown here')
+        reason = REFUSED.get(kind if isinstance(kind, str) else '', 'it is unknown here')
         raise fields.error(f'RoPE type {kind!r} cannot be read: {reason}; default, linear, llama3 and yarn can')
     ours |= {'rope_scaling': kind, 'rope_factor': settings.get('factor')}
     if kind != 'linear':
@@ -58,18 +63,44 @@ def read_rope(fields: Fields, layers: str | None = None) -> dict[str, Any]:
             'rope_amplitude': _amplitude(settings, ours['rope_factor']),
         }
     for name in ('rope_factor', 'rope_slow_turns', 'rope_fast_turns', 'rope_original_context'):
-        if name in ours and (isinstance(ours[name], bool) or not isinstance(ours[name], int | float)):
+        if name in ours and ours[name] is None:
             raise fields.error(f'RoPE type {kind} lacks a number: {name} would be {ours[name]!r}')
     return ours
 
 
 def _settings(fields: Fields, layers: str | None) -> dict[str, Any]:
-    settings = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
-    if layers is not None and isinstance(settings, dict) and layers in settings:
-        settings = settings[layers]
+    scaling, parameters = (read_object(fields, name, layers) for name in ('rope_scaling', 'rope_parameters'))
+    # Of layers of several kinds the scaling changes the parameters of one; of others it takes their place.
+    return scaling or parameters if layers is None else parameters | scaling
+
+
+def read_object(fields: Fields, name: str, layers: str | None, alone: bool = False) -> dict[str, Any]:
+    """A field that holds settings, empty where it is absent.
+
+    Args:
+        fields: of config.json.
+        name: of the field.
+        layers: which kind of layers, where it tells them apart.
+        alone: whether what it says of all layers is not meant.
+
+    Raises:
+        UserError: if it is no object.
+    """
+    settings = fields.get(name) or {}
+    if layers is not None and isinstance(settings, dict) and (alone or layers in settings):
+        settings = settings.get(layers) or {}
     if not isinstance(settings, dict):
-        raise fields.error(f'the parameters of RoPE are {settings!r}; they must be an object')
+        raise fields.error(f'{name} is {settings!r}; it must be an object')
     return settings
+
+
+def _check_numbers(fields: Fields, settings: dict[str, Any]) -> None:
+    """Refuses settings that are no numbers, or none that are finite."""
+    own = 'original_max_position_embeddings'  # may stand outside of the settings
+    for name, value in [*((name, settings.get(name)) for name in NUMBERS), (own, fields.get(own))]:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e30
+        if value is not None and not number:
+            raise fields.error(f'{name} of RoPE is {value!r}; it must be a number')
 
 
 def _amplitude(settings: dict[str, Any], factor: Any) -> float | None:

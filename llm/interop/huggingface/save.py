@@ -18,6 +18,7 @@ from llm.interop.huggingface.family import Family
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.shards import INDEX_FILE, WEIGHTS_FILE
 from llm.interop.huggingface.tensors import Placed, place
+from llm.interop.huggingface.whole_folder import whole_folder
 from llm.training.train_state import initial_model
 
 SHARD_BYTES = 2 * 2**30  # most bytes of one file
@@ -51,19 +52,28 @@ def save(
         UserError: if no family has such a model, or the folder exists.
     """
     target = pathlib.Path(path)
-    if target.exists():
-        raise UserError(f'{target} exists; choose another folder for the export')
+    with whole_folder(target) as folder:
+        return write(
+            config, params, folder, family=family, token_ids=token_ids, shard_bytes=shard_bytes, progress=progress
+        )
+
+
+def write(
+    config: Config,
+    params: Any,
+    folder: pathlib.Path,
+    *,
+    family: str | None = None,
+    token_ids: dict[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: bool = False,
+) -> str:
+    """What `save` does, into a folder that is there."""
     chosen = family_for(config.model, family)
     placed = place(chosen.table, _with_biases(params, written(chosen, config.model)))
-    temporary = target.with_name(f'{target.name}.{os.getpid()}.tmp')
-    try:
-        temporary.mkdir(parents=True)
-        _write_weights(temporary, placed, shard_bytes, progress)
-        text = json.dumps(_config(chosen, config, token_ids or {}), indent=2) + '\n'
-        (temporary / CONFIG_FILE).write_text(text, encoding='utf-8')
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    _write_weights(folder, placed, shard_bytes, progress)
+    text = json.dumps(_config(chosen, config, token_ids or {}), indent=2) + '\n'
+    (folder / CONFIG_FILE).write_text(text, encoding='utf-8')
     return chosen.model_type
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +31,12 @@ class Shards(contextlib.AbstractContextManager):
         tensors: where each is, by name.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, ignored: Iterable[str] = ()):
         """Opens the files and reads their headers.
+
+        Args:
+            folder: of the model.
+            ignored: regular expressions of names to leave out.
 
         Raises:
             UserError: if there are none, or one is damaged or missing.
@@ -49,6 +55,9 @@ class Shards(contextlib.AbstractContextManager):
         for name, path in (listed or {}).items():
             if name not in self.tensors or self.tensors[name].file != path:
                 raise UserError(f'{path} has no tensor {name}, which {INDEX_FILE} says it has; get the file again')
+        patterns = [re.compile(pattern) for pattern in ignored]
+        for name in [name for name in self.tensors if any(pattern.fullmatch(name) for pattern in patterns)]:
+            del self.tensors[name]
 
     def _add(self, path: pathlib.Path) -> None:
         try:
@@ -83,16 +92,18 @@ class Shards(contextlib.AbstractContextManager):
 
 
 def _listed(folder: pathlib.Path) -> dict[str, pathlib.Path] | None:
-    """The file of each tensor as the index has it, or None without one."""
+    """The file of each tensor as the index has it, or None where one file, which comes first, has all."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return None
     path = folder / INDEX_FILE
     if not path.is_file():
-        if not (folder / WEIGHTS_FILE).is_file():
-            other = sorted(p.name for p in folder.glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.h5', '.gguf'))
-            hint = f'; {other[0]} is of a kind that is not read, save it as safetensors' if other else ''
-            raise UserError(f'{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}')
-        return None
+        other = sorted(p.name for p in folder.glob('*') if p.suffix in ('.bin', '.pt', '.pth', '.h5', '.gguf'))
+        hint = f'; {other[0]} is of a kind that is not read, save it as safetensors' if other else ''
+        raise UserError(f'{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}')
     try:
         names = json.loads(path.read_text(encoding='utf-8'))['weight_map']
+        if not all(text.isprintable() for item in names.items() for text in item):
+            raise ValueError('a name with control characters')
         return {name: folder / pathlib.PurePath(file).name for name, file in names.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged; get it again') from error

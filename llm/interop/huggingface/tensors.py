@@ -107,5 +107,5 @@ def expected_shapes(placed: list[Placed]) -> dict[str, tuple[int, ...]]:
 
 def listed(names: list[str], most: int = 6) -> str:
     """The first few of many names, in one line."""
-    shown = ', '.join(names[:most])
+    shown = ', '.join(name if name.isprintable() else repr(name) for name in names[:most])
     return shown if len(names) <= most else f'{shown} and {len(names) - most} more'

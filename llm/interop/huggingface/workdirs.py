@@ -1,9 +1,8 @@
 """Models of others as workdirs, and workdirs as models for others."""
 
+import contextlib
 import json
-import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ from llm.config import CheckpointConfig, RewardModel
 from llm.errors import UserError, first_line
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.load import load
-from llm.interop.huggingface.save import save
+from llm.interop.huggingface.save import write
+from llm.interop.huggingface.whole_folder import refuse_existing, whole_folder
 from llm.tokenizer import copy_tokenizer, open_workdir
 from llm.tokenizer.export import export_tokenizer
 from llm.tokenizer.files import FOLDER
@@ -43,25 +43,22 @@ def import_model(source: str, target: Workdir, dtype: str | None = None, progres
     Raises:
         UserError: see `load`; or if there is no tokenizer, or something in the way.
     """
-    if target.path.exists():
-        raise UserError(f'{target.path} exists; choose another folder for the imported model')
+    refuse_existing(target.path)
     folder = _folder(source)
-    temporary = Workdir(target.path.with_name(f'{target.path.name}.{os.getpid()}.tmp'))
-    try:
-        temporary.path.mkdir(parents=True)
-        tokenizer = copy_tokenizer(folder, temporary.path)
+    with whole_folder(target.path) as path:
+        workdir = Workdir(path)
+        tokenizer = copy_tokenizer(folder, path)
         config, params = load(folder, dtype=dtype, progress=progress)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise UserError(
                 f'{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.model.vocab_size}; '
                 'are the files of the tokenizer those of the model?'
             )
-        checkpoints = Checkpoints(temporary.checkpoints)
         record = new_record() | {'config': config_json.to_dict(config), 'imported_from': source}
-        checkpoints.save(0, {'params': params}, record, CheckpointConfig())
-        checkpoints.finish(CheckpointConfig())
-        checkpoints.close()
-        temporary.write_config(config)
+        with contextlib.closing(Checkpoints(workdir.checkpoints)) as checkpoints:  # what it began to write ends first
+            checkpoints.save(0, {'params': params}, record, CheckpointConfig())
+            checkpoints.finish(CheckpointConfig())
+        workdir.write_config(config)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         summary = {
             'status': 'done',
@@ -75,10 +72,7 @@ def import_model(source: str, target: Workdir, dtype: str | None = None, progres
             'identity_hash': config_json.identity_hash(config),
             'params_sha256': params_sha256(params),
         }
-        temporary.write_summary(summary)
-        os.replace(temporary.path, target.path)
-    finally:
-        shutil.rmtree(temporary.path, ignore_errors=True)
+        workdir.write_summary(summary)
     return summary
 
 
@@ -129,28 +123,22 @@ def export_model(
     config = runtime.stored_config(source)
     if isinstance(config.objective, RewardModel):
         raise UserError(f'{source.path} is a reward model: it writes no text, and no family has its head')
-    temporary = target.with_name(f'{target.name}.{os.getpid()}.export')
-    if target.exists():
-        raise UserError(f'{target} exists; choose another folder for the export')
-    _, params = load_params(source, step, ema)
-    params = {name: tree for name, tree in params.items() if name not in HEADS}  # a critic stays behind
-    ids = _token_ids(source)
-    try:
-        family = save(
+    with whole_folder(target) as folder:
+        _, params = load_params(source, step, ema)
+        params = {name: tree for name, tree in params.items() if name not in HEADS}  # a critic stays behind
+        ids = _token_ids(source)
+        family = write(
             config,
             params,
-            temporary,
+            folder,
             family=source.summary().get('family'),
             token_ids=ids,
             progress=progress,
             **({} if shard_bytes is None else {'shard_bytes': shard_bytes}),
         )
-        export_tokenizer(source.path, temporary)
-        if not (temporary / 'generation_config.json').exists():
-            (temporary / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n', encoding='utf-8')
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        export_tokenizer(source.path, folder)
+        if not (folder / 'generation_config.json').exists():
+            (folder / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n', encoding='utf-8')
     return family
 
 
@@ -159,6 +147,6 @@ def _token_ids(source: Workdir) -> dict[str, Any]:
     stored = source.path / FOLDER / CONFIG_FILE
     if stored.is_file():
         data = json.loads(stored.read_text(encoding='utf-8'))
-        return {name: data.get(name) for name in TOKEN_IDS}
+        return {name: None if isinstance(data.get(name), bool) else data.get(name) for name in TOKEN_IDS}
     tokenizer = open_workdir(source.path)
     return dict(zip(TOKEN_IDS, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)))
