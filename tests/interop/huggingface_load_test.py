@@ -141,6 +141,7 @@ DAMAGED = {
         r'original_max_position_embeddings of RoPE is \[1\]',
     ),
     'vocab_size': (2**31, 'vocab_size is 2147483648; it must be a whole number from 1'),
+    'rms_norm_eps': (10**400, 'too large'),
     'head_dim': (10**30, 'head_dim is 1000'),
     'num_key_value_heads': ('a', "num_key_value_heads is 'a'"),
     'num_hidden_layers': (10**9, 'num_hidden_layers is 1000000000; it must be a whole number from 1 to 10,000'),

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from llm import command_line
-from llm.errors import UserError
+from llm.errors import MachineError, UserError
 from llm.interop.huggingface.whole_folder import whole_folder
 
 
@@ -29,11 +29,15 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_stopped_import_leaves_nothing(saved_model, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('taken', [(), Exception])
+def test_a_stopped_import_leaves_nothing(taken, saved_model, tmp_path, monkeypatch, capsys):
     def stopped(*_, **__):
         assert len(names(tmp_path)) == 1
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except taken as error:  # as some do who say what they could not do
+            raise MachineError('failed') from error
 
     monkeypatch.setattr('llm.interop.huggingface.workdirs.copy_tokenizer', stopped)
     command = ['import', '--from', str(saved_model('llama3')), '--workdir', str(tmp_path / 'run')]

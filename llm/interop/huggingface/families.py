@@ -49,7 +49,7 @@ def read_model(family: Family, fields: Fields) -> ModelConfig:
     values = family.read(fields.with_defaults(family.defaults))
     try:
         return config_json.from_dict(values, ModelConfig)
-    except UserError as error:
+    except (UserError, OverflowError) as error:  # the latter of whole numbers of hundreds of digits
         raise fields.error(str(error)) from error
 
 

@@ -75,9 +75,14 @@ def _alive(process: int) -> bool:
 def _sigterm_raises() -> Iterator[None]:
     """SIGTERM is raised inside as an exception, so that what it interrupts tidies up; a second one acts as usual."""
 
+    stopped = Interrupted(signal.SIGTERM, 'nothing is left behind')
+    came = False
+
     def stop(number, _):
+        nonlocal came
+        came = True
         signal.signal(number, previous)
-        raise Interrupted(number, 'nothing is left behind')
+        raise stopped
 
     try:
         previous = signal.signal(signal.SIGTERM, stop)
@@ -86,5 +91,9 @@ def _sigterm_raises() -> Iterator[None]:
         return
     try:
         yield
+    except Exception as error:
+        if came and error is not stopped:  # somebody took it for a failure of his own
+            raise stopped from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
