@@ -15,7 +15,7 @@ FINISH_REASONS = {'stop_token': 'stop', 'stop_string': 'stop', 'length': 'length
 
 
 def dumps(value: Any) -> bytes:
-    return json.dumps(value, separators=(',', ':')).encode()  # in ASCII: some clients end a line at U+2028
+    return json.dumps(value, ensure_ascii=False, separators=(',', ':')).encode('utf-8', 'replace')
 
 
 def merge(events: Sequence[Event]) -> Event:
