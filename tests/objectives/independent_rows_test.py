@@ -38,8 +38,9 @@ def random_params():
     shapes = jax.eval_shape(init)
     shapes |= {name: {'kernel': jax.ShapeDtypeStruct((8, 1), jnp.float32)} for name in ('reward_head', 'value_head')}
     draw = np.random.default_rng(0)
-    # In NumPy: the first call may come from within a trace, which would keep a tracer.
-    return jax.tree.map(lambda leaf: np.asarray(draw.normal(0.2, 0.4, leaf.shape), leaf.dtype), shapes)
+    # The first call may come from within a trace, which must not keep a tracer here.
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(lambda leaf: jnp.asarray(draw.normal(0.2, 0.4, leaf.shape), leaf.dtype), shapes)
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
