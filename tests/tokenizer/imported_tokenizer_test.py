@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from imported_families import FIXTURES, write
+from imported_families import FIXTURES
 
 from llm.errors import UserError
 from llm.tokenizer import copy_tokenizer, has_tokenizer, open_directory, open_workdir
@@ -16,17 +16,6 @@ NASTY = ['<|endoftext|>', '<s></s><unk>', '<|eot|><|start|>user', '<bos><start_o
 @pytest.fixture(scope='module', params=sorted(FIXTURES))
 def family(request):
     return request.param
-
-
-@pytest.fixture(scope='module')
-def tokenizer(family, tmp_path_factory):
-    return open_directory(write(family, tmp_path_factory.mktemp(family)))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A function from a family to a folder of its own."""
-    return lambda family: write(family, tmp_path / family)
 
 
 def texts(family):

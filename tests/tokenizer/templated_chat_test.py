@@ -3,7 +3,7 @@
 import datetime
 
 import pytest
-from imported_families import FIXTURES, write
+from imported_families import FIXTURES
 
 from llm import chat
 from llm.chat import EXAMPLES_DAY
@@ -39,16 +39,6 @@ ESCAPES = [
 @pytest.fixture(scope='module', params=FAMILIES)
 def family(request):
     return request.param
-
-
-@pytest.fixture(scope='module')
-def tokenizer(family, tmp_path_factory):
-    return open_directory(write(family, tmp_path_factory.mktemp(family)))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return lambda family: write(family, tmp_path / family)
 
 
 def encode(tokenizer, messages):
