@@ -14,7 +14,7 @@ from llm.analysis.heap import Stay
 from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
-from llm.config import DPO, Config, Online, RewardModel
+from llm.config import DPO, Config, Corrupted, Masked, Online, PrefixLM, RewardModel
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.train_state import TrainState, abstract_state, placed_state
@@ -90,9 +90,22 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
         batch |= dict.fromkeys(('prompt_lengths', 'lengths'), array('int32', rows))
         return batch | dict.fromkeys(names, array('float32', rows, length))
     kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
-    if config.data.document_masking:
-        kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
-    return {name: array(kind, rows, length) for name, kind in kinds.items()}
+    documents = dict.fromkeys(('segment_ids', 'positions'), 'int32')
+    objective, source = config.objective, {}
+    if not isinstance(objective, Corrupted):
+        kinds |= documents if config.data.document_masking else {}
+        return {name: array(kind, rows, length) for name, kind in kinds.items()}
+    rearranged = config.model.encoder_layers > 0 or not isinstance(objective, Masked | PrefixLM)
+    kinds |= documents if config.data.document_masking or rearranged else {}
+    per_row = {'text_tokens': array('int32', rows)}
+    if config.model.encoder_layers:
+        names = ('source', 'source_segment_ids', 'source_positions')
+        source = dict.fromkeys(names, array('int32', rows, length))
+        length = length if isinstance(objective, PrefixLM) else objective.target_length(length)
+    elif not isinstance(objective, Masked):
+        per_row['prefix_lengths'] = array('int32', rows)
+        length += 0 if isinstance(objective, PrefixLM) else objective.target_length(length)
+    return {name: array(kind, rows, length) for name, kind in kinds.items()} | source | per_row
 
 
 def predict(step: Step) -> tuple[StepMemory, list[Stay]]:

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
 from llm.model.attention import Attention, Context
+from llm.model.cross_attention import CrossAttention
 from llm.model.dropout import Dropout
 from llm.model.feed_forward import FeedForward
 from llm.model.kv_cache import LayerCache
@@ -31,6 +32,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, 'batch length width'], LayerCache | None]:
         """Takes the residual stream and (window, cache) of this layer; returns stream and cache, updated."""
         window, cached = layer
+        kept = None if cached is None else cached.source
         attention, feed_forward = (
             Attention(self.config, name='attention'),
             FeedForward(self.config, name='feed_forward'),
@@ -42,6 +44,9 @@ class Block(nn.Module):
             return y
 
         x = self._add(x, attend, 'attention', context)
+        if self.config.encoder_layers:
+            cross = CrossAttention(self.config, name='cross_attention')
+            x = self._add(x, lambda y: cross(y, context, kept), 'cross_attention', context)
         x = self._add(x, feed_forward, 'feed_forward', context)
         self.sow('intermediates', 'residual', x)
         return x, cached

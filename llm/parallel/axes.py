@@ -36,7 +36,7 @@ PARAMETERS = (
     (r'^lm_head/bias$', ('vocabulary',)),
     (r'/(query|key|value)/kernel$', (None, 'embed', 'heads')),
     (r'/(query|key|value)/bias$', (None, 'heads')),
-    (r'/attention/output/kernel$', (None, 'heads', 'embed')),
+    (r'/(cross_)?attention/output/kernel$', (None, 'heads', 'embed')),
     (r'/feed_forward/(gate|up)/kernel$', (None, 'embed', 'hidden')),
     (r'/feed_forward/(gate|up)/bias$', (None, 'hidden')),
     (r'/feed_forward/down/kernel$', (None, 'hidden', 'embed')),

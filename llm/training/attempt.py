@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from llm import config_json
-from llm.config import Config, NextToken, RewardModel
+from llm.config import Config, Corrupted, NextToken, RewardModel
 from llm.data.batches import data_index
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
@@ -121,7 +121,7 @@ class Attempt:
             if self.state.frozen:
                 save_frozen(self.workdir, self.state.frozen)
             self.save()
-            if not isinstance(self.config.objective, NextToken):
+            if not isinstance(self.config.objective, NextToken | Corrupted):
                 self.evaluate()  # what the model could do before
 
     def stream(self) -> Iterator[Any]:
@@ -160,7 +160,8 @@ class Attempt:
                 # What rewards are standardised by where the model is used; there are more rows to train on.
                 many = PreferenceEvaluator(self.config, self.data.train, self.mesh).measure(params, STATISTICS_ROWS)
                 self.facts['reward_statistics'] = {'mean': many['mean_reward'], 'std': many['reward_std']}
-        talks = not isinstance(self.config.objective, RewardModel) and self.config.evaluation.sample_tokens > 0
+        silent = isinstance(self.config.objective, RewardModel) or self.config.reading != 'causal'
+        talks = not silent and self.config.evaluation.sample_tokens > 0
         if talks and jax.process_count() == 1:  # the decoder serves one process
             self._sample(params)
         return measured['loss'] if 'loss' in measured else -measured['reward']

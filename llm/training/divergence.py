@@ -10,7 +10,8 @@ import numpy as np
 from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
 from llm.objectives import registry
-from llm.tree import named_leaves
+from llm.objectives.next_token import model_inputs
+from llm.tree import is_stacked, named_leaves
 
 SMALLEST_DEVIATION = 1e-3  # of the mean: a loss that has stood still may still wiggle
 
@@ -62,9 +63,11 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     if isinstance(config.objective, Online):
         return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
-    tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
-    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
-    output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
+    if 'inputs' in batch:
+        inputs = model_inputs(config.objective, batch)
+    else:
+        inputs = {'tokens': batch['tokens'].reshape(-1, batch['tokens'].shape[-1])}
+    output, captured = model.apply({'params': params}, **inputs, mutable=['intermediates'])
     residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
     for layer, value in enumerate(residual):
         if not np.isfinite(value).all():
@@ -85,6 +88,6 @@ def _first_not_finite(tree: Any) -> str | None:
     for name, value in named_leaves(tree):
         finite = np.isfinite(np.asarray(value))
         if not finite.all():
-            layers = np.argwhere(~finite)[:, 0] if name.startswith('blocks/') else []
+            layers = np.argwhere(~finite)[:, 0] if is_stacked(name) else []
             return f'{name} of layer {layers[0]}' if len(layers) else name
     return None
