@@ -122,7 +122,7 @@ def _whole_and_causal(config: Config) -> bool:
 
 
 def _attention_backend(config: Config, model: ModelConfig) -> str:
-    """The attention that was asked for, or for 'auto' the best that the model can have here, reading as the run does."""
+    """The attention that was asked for, or for 'auto' the best that a run which reads like this can have here."""
     import jax
 
     from llm.model import attention_backends
