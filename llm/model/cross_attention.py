@@ -61,7 +61,7 @@ class CrossAttention(nn.Module):
         if config.remat == 'none':  # as in `llm.model.attention`
             attend = jax.checkpoint(attend)
         mixed, weights = attend(query, key, value, context.source_mask)
-        self.sow('intermediates', 'weights', weights)
+        self.sow('intermediates', 'pattern', weights)
         reads = jnp.any(context.source_mask, axis=-1)[:, None, :, None]
         mixed = jnp.where(reads, mixed, jnp.zeros((), mixed.dtype)[None, None, None, None])
         mixed = mixed.astype(activation_dtype(config)).swapaxes(1, 2).reshape(*x.shape[:2], -1)

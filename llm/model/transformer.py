@@ -22,6 +22,7 @@ from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import model_angles
+from llm.model.taps import ON_SCORES, Edits, check_edits, split_edits, tap, tapped
 from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
@@ -116,6 +117,7 @@ class Transformer(nn.Module):
         prefix_length: Int[Array, 'batch'] | None = None,
         source: Source | None = None,
         embedded: Float[Array, 'batch length width'] | None = None,
+        edits: Edits | None = None,
     ) -> Output:
         """Reads tokens, each attending to itself and the earlier ones of its segment, or what else `mask_kind` says.
 
@@ -132,8 +134,11 @@ class Transformer(nn.Module):
             source: what the encoder reads, if the model has one and there is no cache that holds it.
             embedded: what enters the first block, where the embeddings are another model's: an encoder's are those of
                 its decoder.
+            edits: changes of what is computed on the way, by the name of the site, see `llm.model.taps`.
         """
         config = self.config
+        check_edits(edits, config)
+        edits, block_edits = split_edits(edits)
         batch, length = tokens.shape
         steps = jnp.arange(length, dtype=jnp.int32)[None, :]
         if cache is None:
@@ -153,7 +158,7 @@ class Transformer(nn.Module):
             query_segments = key_segments = None
         positions = jnp.broadcast_to(index, tokens.shape) if positions is None else positions
         mask = None
-        plain = cache is None and mask_kind == 'causal' and not self._shows_weights()
+        plain = cache is None and mask_kind == 'causal' and not self._shows_weights(block_edits)
         if not plain or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
             mask = make_mask(
@@ -171,14 +176,14 @@ class Transformer(nn.Module):
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
             local_rope=local_rope,
         )
-        x = self._embed(tokens, positions, context.example_ids) if embedded is None else embedded
+        x = self._embed(tokens, positions, context.example_ids, edits) if embedded is None else embedded
         if config.encoder_layers:
             context = self._with_source(context, tokens, query_segments, cache, source)
         if cache is None and not self._prepared():
-            x, _ = self.blocks(x, (self._windows(), None), context)
+            x, _ = self.blocks(x, (self._windows(), None, block_edits), context)
         else:
-            x, cache = self._one_by_one(x, cache, context)
-        hidden = self.final_norm(x)
+            x, cache = self._one_by_one(x, cache, context, block_edits)
+        hidden = tap(self, 'hidden', self.final_norm(x), edits)
         if cache is not None:
             cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
@@ -216,14 +221,15 @@ class Transformer(nn.Module):
         keys, values = map(jnp.stack, zip(*kept))
         return SourceCache(keys, values, jnp.sum(source.segment_ids > 0, axis=1, dtype=jnp.int32))
 
-    def _embed(self, tokens, positions, example_ids):
+    def _embed(self, tokens, positions, example_ids, edits=None):
         """What enters the first block."""
         config = self.config
-        x = self.embedding(tokens)
+        x = tap(self, 'token_embedding', self.embedding(tokens), edits)
         if config.position == 'learned':
-            x = x + self.positions(positions).astype(x.dtype)
+            x = x + tap(self, 'position_embedding', self.positions(positions).astype(x.dtype), edits)
         elif config.position == 'sinusoidal':
-            x = x + sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+            waves = sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+            x = x + tap(self, 'position_embedding', waves, edits)
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = self.embedding_dropout(x, example_ids)
@@ -261,7 +267,7 @@ class Transformer(nn.Module):
         """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
         return not self.is_initializing() and isinstance(self.variables['params']['blocks'], tuple)
 
-    def _one_by_one(self, x, cache, context):
+    def _one_by_one(self, x, cache, context, edits):
         """Layer after layer without a scan, which would copy the whole cache, out of it and into a new one."""
         config, windows = self.config, self._windows()
         for i, params in enumerate(self._layers()):
@@ -269,6 +275,7 @@ class Transformer(nn.Module):
             layer = (
                 None if windows is None else windows[i],
                 None if cache is None else LayerCache(*cache[:2], i, config.compute_dtype, source),
+                jax.tree.map(lambda x, i=i: x[i], edits),
             )
             x, cached = Block(config, parent=None).apply({'params': params}, x, layer, context)
             cache = None if cache is None else cache._replace(keys=cached.keys, values=cached.values)
@@ -281,8 +288,8 @@ class Transformer(nn.Module):
             return layers
         return [jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(self.config.num_layers)]
 
-    def _shows_weights(self):
-        return self.is_initializing() or self.is_mutable_collection('intermediates')
+    def _shows_weights(self, edits):
+        return self.is_initializing() or tapped(self, ON_SCORES, edits)
 
     def _windows(self):
         """The window of each layer as an array scanned beside the parameters, or None if every layer sees all."""
