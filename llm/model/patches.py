@@ -8,6 +8,8 @@ counted through its images, each of them from the top left, row by row. An image
 them, in that order.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -76,3 +78,18 @@ def rotary_positions(
     start, side = positions - number, config.patches_per_side
     axes = jnp.stack([start + number // side, start + number % side], axis=-1)
     return jnp.tile(axes, config.key_size // 4 + 1)[:, :, : config.key_size // 2]
+
+
+def image_inputs(model: nn.Module, params: Any, batch: dict[str, Array | None]) -> dict[str, Array]:
+    """What `Transformer.apply` takes beside the tokens of a batch that has `images` and `patches`; else nothing.
+
+    Args:
+        model: the transformer.
+        params: its tree.
+        batch: `images` (batch, images, height, width, channels) and `patches` (batch, length), or neither.
+    """
+    if batch.get('images') is None:
+        return {}
+    patches = batch['patches']
+    vectors = model.apply({'params': params}, batch['images'], patches, method='embed_images')
+    return {'input_embeddings': vectors, 'patches': patches}
