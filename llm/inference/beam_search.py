@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm.errors import UserError
 from llm.inference import decode
-from llm.model.kv_cache import KVCache
+from llm.model.kv_cache import KVCache, SourceCache
 from llm.model.transformer import Transformer
 
 
@@ -157,7 +157,10 @@ def _search(
 
 def _take(cache: KVCache, rows: Int[Array, 'beam']) -> KVCache:
     """The cache in which row b holds what `rows[b]` did."""
-    return KVCache(cache.keys[:, rows], cache.values[:, rows], cache.lengths[rows])
+    source = (
+        None if cache.source is None else SourceCache(*(x[:, rows] for x in cache.source[:2]), cache.source[2][rows])
+    )
+    return KVCache(cache.keys[:, rows], cache.values[:, rows], cache.lengths[rows], source)
 
 
 def _best(a: Beams, b: Beams) -> Beams:

@@ -13,13 +13,14 @@ from llm.model.attention import Context
 from llm.model.block import Block
 from llm.model.cross_attention import CrossAttention
 from llm.model.dropout import Dropout
-from llm.model.dtypes import wide
+from llm.model.dtypes import activation_dtype, wide
 from llm.model.embedding import Embedding
 from llm.model.kv_cache import KVCache, LayerCache, SourceCache
 from llm.model.linear import Linear, row_major_products
 from llm.model.masks import UNBOUNDED, MaskKind, make_mask
 from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
+from llm.model.patches import PatchEncoder, image_numbers, rotary_positions
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import model_angles
 from llm.model.taps import ON_SCORES, Edits, check_edits, split_edits, tap, tapped
@@ -81,6 +82,8 @@ class Transformer(nn.Module):
     def setup(self):
         config = self.config
         self.embedding = Embedding(config)
+        if config.image_size is not None:
+            self.patches = PatchEncoder(config)
         if config.position == 'learned':
             self.positions = LearnedPositions(config)
         if config.embedding_norm:
@@ -116,10 +119,13 @@ class Transformer(nn.Module):
         mask_kind: MaskKind = 'causal',
         prefix_length: Int[Array, 'batch'] | None = None,
         source: Source | None = None,
-        embedded: Float[Array, 'batch length width'] | None = None,
         edits: Edits | None = None,
+        input_embeddings: Float[Array, 'batch length width'] | None = None,
+        patches: Int[Array, 'batch length'] | None = None,
     ) -> Output:
-        """Reads tokens, each attending to itself and the earlier ones of its segment, or what else `mask_kind` says.
+        """Reads tokens, each attending to itself and the earlier ones of its segment, in an image to all of the image.
+
+        What else a token may read, `mask_kind` says.
 
         Args:
             tokens: ids below `vocab_size`.
@@ -132,9 +138,11 @@ class Transformer(nn.Module):
             mask_kind: who sees whom, see `llm.model.masks`; only the causal kind has backends other than the formula.
             prefix_length: with 'prefix', how many of a row's first tokens see each other.
             source: what the encoder reads, if the model has one and there is no cache that holds it.
-            embedded: what enters the first block, where the embeddings are another model's: an encoder's are those of
-                its decoder.
             edits: changes of what is computed on the way, by the name of the site, see `llm.model.taps`.
+            input_embeddings: vectors to read instead of those of the tokens: at `patches` (see `embed_images`), or
+                without them everywhere.
+            patches: which token is which patch of an image, see `llm.model.patches`; 0 is text. With a cache, an image
+                is read as a whole.
         """
         config = self.config
         check_edits(edits, config)
@@ -161,10 +169,14 @@ class Transformer(nn.Module):
         plain = cache is None and mask_kind == 'causal' and not self._shows_weights(block_edits)
         if not plain or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
+            groups = {} if patches is None else self._image_groups(patches, key_index, write_at)
             mask = make_mask(
-                mask_kind, index, key_index, **segments, prefix_length=prefix_length, key_length=key_length
+                mask_kind, index, key_index, **segments, prefix_length=prefix_length, key_length=key_length, **groups
             )
-        rope, local_rope = model_angles(positions, config) if config.position == 'rope' else (None, None)
+        turned = positions
+        if patches is not None and config.image_positions == 'rotary':
+            turned = rotary_positions(positions, patches, config)
+        rope, local_rope = model_angles(turned, config) if config.position == 'rope' else (None, None)
         context = Context(
             mask=mask,
             segment_ids=query_segments,
@@ -176,9 +188,24 @@ class Transformer(nn.Module):
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
             local_rope=local_rope,
         )
-        x = self._embed(tokens, positions, context.example_ids, edits) if embedded is None else embedded
         if config.encoder_layers:
             context = self._with_source(context, tokens, query_segments, cache, source)
+        if input_embeddings is None:
+            x = self.embedding(tokens)
+        else:
+            x = input_embeddings.astype(activation_dtype(config))
+            if patches is not None:
+                x = jnp.where((patches > 0)[:, :, None], x, self.embedding(tokens))
+        x = tap(self, 'token_embedding', x, edits)
+        if config.position == 'learned':
+            x = x + tap(self, 'position_embedding', self.positions(positions).astype(x.dtype), edits)
+        elif config.position == 'sinusoidal':
+            waves = sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+            x = x + tap(self, 'position_embedding', waves, edits)
+        if config.embedding_norm:
+            x = self.embedding_norm(x)
+        x = self.embedding_dropout(x, context.example_ids)
+        x = constrain(x, 'batch', 'length', None)
         if cache is None and not self._prepared():
             x, _ = self.blocks(x, (self._windows(), None, block_edits), context)
         else:
@@ -188,25 +215,20 @@ class Transformer(nn.Module):
             cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
             self.lm_head(hidden)
+        if self.is_initializing() and config.image_size is not None:
+            self.patches(jnp.zeros((1, 1, config.image_size, config.image_size, config.image_channels)))
         return Output(self.unembed(hidden) if with_logits else None, hidden, cache)
 
     def encode(
         self, source: Source, example_ids: Int[Array, 'batch'] | None = None
     ) -> Float[Array, 'batch source width']:
         """What the encoder makes of a source, every token of which sees the others of its document."""
-        tokens, segment_ids, positions = source
-        if example_ids is None:
-            example_ids = jnp.arange(tokens.shape[0])
-        if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :], tokens.shape)
         read = self.encoder(
-            tokens,
-            segment_ids,
-            positions,
+            *source,
             example_ids=example_ids,
             with_logits=False,
             mask_kind='bidirectional',
-            embedded=self._embed(tokens, positions, example_ids),
+            input_embeddings=self.embedding(source.tokens),
         )
         return read.hidden
 
@@ -220,20 +242,6 @@ class Transformer(nn.Module):
         ]
         keys, values = map(jnp.stack, zip(*kept))
         return SourceCache(keys, values, jnp.sum(source.segment_ids > 0, axis=1, dtype=jnp.int32))
-
-    def _embed(self, tokens, positions, example_ids, edits=None):
-        """What enters the first block."""
-        config = self.config
-        x = tap(self, 'token_embedding', self.embedding(tokens), edits)
-        if config.position == 'learned':
-            x = x + tap(self, 'position_embedding', self.positions(positions).astype(x.dtype), edits)
-        elif config.position == 'sinusoidal':
-            waves = sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
-            x = x + tap(self, 'position_embedding', waves, edits)
-        if config.embedding_norm:
-            x = self.embedding_norm(x)
-        x = self.embedding_dropout(x, example_ids)
-        return constrain(x, 'batch', 'length', None)
 
     def _with_source(self, context, tokens, segment_ids, cache, source):
         """The context with what cross-attention reads, from the cache or else from the encoder."""
@@ -262,6 +270,28 @@ class Transformer(nn.Module):
         if config.logit_softcap is not None:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits
+
+    def embed_images(
+        self, images: Float[Array, 'batch images height width channels'], patches: Int[Array, 'batch length']
+    ) -> Float[Array, 'batch length width']:
+        """The `input_embeddings` of rows with images: each patch's vector where `patches` has it, anything elsewhere.
+
+        Args:
+            images: pixels from 0 to 1; a row with fewer images than others is filled with any.
+            patches: where they go, see `llm.model.patches`.
+        """
+        return jnp.take_along_axis(self.patches(images), jnp.maximum(patches - 1, 0)[:, :, None], axis=1)
+
+    def _image_groups(self, patches, key_index, write_at):
+        """Whom the mask lets see each other: the tokens of an image, of which a cache so far holds nothing."""
+        if self.config.image_attention == 'causal':
+            return {}
+        queries = keys = image_numbers(patches, self.config)
+        if write_at is not None:
+            added = key_index - write_at[:, None]
+            inside = (added >= 0) & (added < patches.shape[1])
+            keys = jnp.where(inside, jnp.take_along_axis(queries, jnp.clip(added, 0, patches.shape[1] - 1), axis=1), 0)
+        return {'query_groups': queries, 'key_groups': keys}
 
     def _prepared(self):
         """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
@@ -300,4 +330,5 @@ class Transformer(nn.Module):
 
     def _distance(self, positions, key_index, cache):
         keys = positions if cache is None else jnp.broadcast_to(key_index, (positions.shape[0], key_index.shape[1]))
-        return jnp.abs(positions[:, :, None] - keys[:, None, :]).astype(jnp.float32)
+        distance = jnp.abs(positions[:, :, None] - keys[:, None, :])  # in an image, keys may come later
+        return distance.astype(jnp.float32)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.config import SFT, Corrupted, Masked, NextToken, Objective
 from llm.model.dtypes import wide
+from llm.model.patches import image_inputs
 from llm.model.transformer import Source, Transformer
 
 Batch = dict[str, Array]
@@ -74,8 +75,9 @@ def make_loss(config: NextToken | SFT | Corrupted, model: Transformer, hyper: Hy
     Returns:
         `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets` and `loss_weights`,
         optionally `segment_ids` and `positions` (without them a row is one sequence), all (batch, length), optionally
-        `example_ids` (batch,), and what else `model_inputs` takes. `rng` switches dropout on; None leaves it off.
-        `metrics` has `loss` (nats, without smoothing and z-loss) and `accuracy`.
+        `example_ids` (batch,), for images `images` and `patches` (see `llm.model.patches`), and what else
+        `model_inputs` takes. `rng` switches dropout on; None leaves it off. `metrics` has `loss` (nats, without
+        smoothing and z-loss) and `accuracy`.
     """
 
     def loss(params: Any, batch: Batch, rng: Array | None) -> tuple[Array, Array, Metrics]:
@@ -84,6 +86,7 @@ def make_loss(config: NextToken | SFT | Corrupted, model: Transformer, hyper: Hy
             **model_inputs(config, batch),
             with_logits=False,
             rngs=None if rng is None else {'dropout': rng},
+            **image_inputs(model, params, batch),
         ).hidden
         head = {name: params[name] for name in ('embedding', 'lm_head') if name in params}
         labels = (batch['targets'], batch['loss_weights'])

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
+from llm.model.patches import image_inputs
 from llm.objectives import registry
 from llm.objectives.next_token import model_inputs
 from llm.tree import is_stacked, named_leaves
@@ -64,7 +65,7 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
         return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
     if 'inputs' in batch:
-        inputs = model_inputs(config.objective, batch)
+        inputs = model_inputs(config.objective, batch) | image_inputs(model, params, batch)
     else:
         inputs = {'tokens': batch['tokens'].reshape(-1, batch['tokens'].shape[-1])}
     output, captured = model.apply({'params': params}, **inputs, mutable=['intermediates'])

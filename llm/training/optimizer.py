@@ -19,7 +19,8 @@ from llm.training.schedule import learning_rate_factor
 # First match wins. All but vectors decay; the groups are the roles of `llm.model.parametrization`.
 GROUPS: tuple[tuple[str, Role], ...] = (
     (r'^(encoder/)?blocks/.*/kernel$', 'hidden'),
-    (r'^(embedding|positions)/table$', 'embedding'),
+    (r'^(embedding|(encoder/)?positions)/table$', 'embedding'),
+    (r'^patches/(kernel|rows|columns)$', 'embedding'),
     (r'^lm_head/kernel$', 'head'),
     (r'^(reward|value)_head/kernel$', 'scalar_head'),
     (r'/lora_a$', 'lora_a'),
