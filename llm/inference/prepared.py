@@ -7,7 +7,7 @@ with a cache or without; gradients and captured activations need the other.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
