@@ -39,11 +39,11 @@ from llm.data.instructions import Instruction, InstructionTable
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.objectives.kl import adapted_coefficient
+from llm.tokenizer import train as train_tokenizer
 from llm.training.checkpoint import params_sha256
 from llm.training.policy_update import make_rollout, make_update
 from llm.training.rewards import judge, load_judges, total_reward
 from llm.training.train_state import create_state, initial_model
-from llm.tokenizer import train as train_tokenizer
 from llm.training.train_step import hyperparameters
 
 MODEL = ModelConfig(vocab_size=12, context_length=16, num_layers=1, width=16, num_heads=2, feed_forward_width=24)
