@@ -61,6 +61,11 @@ def make(family):
     return config, jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.4, x.shape), x.dtype), shapes)
 
 
+def plain(config, params, tokens):
+    """Logits of the model by itself."""
+    return jax.jit(Transformer(config).apply)({'params': params}, jnp.asarray(tokens)).logits
+
+
 def tokens_of(seed):
     return np.random.default_rng(seed).integers(13, size=(2, LENGTH), dtype=np.int32)
 
@@ -133,7 +138,7 @@ def test_every_site_is_shown_and_a_patch_of_everything_reproduces_the_other_run(
         layers = (2,) if lens.SITES[name].layered else ()
         assert one.activations[name].shape == (*layers, *(sizes[axis] for axis in lens.SITES[name].axes.split())), name
     other = lens.run(params, config, tokens_of(2), sites)
-    npt.assert_allclose(one.logits, Transformer(config).apply({'params': params}, tokens_of(1)).logits, atol=1e-4)
+    npt.assert_allclose(one.logits, plain(config, params, tokens_of(1)), atol=1e-4)
     assert np.abs(one.logits - other.logits).max() > 0.1
     everything = lens.combine(*(lens.patch(config, name, other.activations[name]) for name in sites))
     patched = lens.run(params, config, tokens_of(1), sites, everything)
@@ -387,8 +392,8 @@ def test_ideal_heads_score_one_and_others_nothing():
     ideal = np.zeros((1, 3, 3, 11, 11))
     for q in range(11):
         ideal[0, :, 0, q, max(q - 1, 0)] = 1
-        ideal[0, :, 1, q, q - 5 if q > 5 else 0] = 1
-        ideal[0, :, 2, q, q - 4 if q > 5 else 0] = 1
+        ideal[0, :, 1, q, q - 5 if q > 5 else q] = 1
+        ideal[0, :, 2, q, q - 4 if q > 5 else q] = 1
     for column, (name, scores) in enumerate(lens.head_scores(ideal, tokens).items()):
         npt.assert_allclose(scores[0], [float(column == head) for head in range(3)], atol=1e-6, err_msg=name)
     assert np.isnan(lens.duplicate_token_score(ideal[:, :1, :, :5, :5], np.arange(5)[None])).all()
