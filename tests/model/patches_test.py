@@ -11,7 +11,7 @@ import pytest
 
 from llm.config import SFT, ModelConfig
 from llm.model import KVCache, Transformer, attention_backends
-from llm.model.patches import cut, image_inputs, rotary_positions
+from llm.model.patches import PatchEncoder, cut, image_inputs, rotary_positions
 from llm.model.rope import apply_rope, rope_angles
 from llm.objectives import next_token
 from llm.training.train_step import summed_gradients
@@ -103,12 +103,8 @@ def test_patches_are_cut_in_reading_order():
 
 def test_patches_begin_at_the_size_of_tokens():
     """For pixels that are black or white, a token of either kind starts with deviation `init_std`."""
-    config = variant(width=512, num_heads=8)
-    params = Transformer(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))['params']
-    black_and_white = jnp.round(pixels(1, 4, 4, 4, 1))
-    vectors = Transformer(config).apply(
-        {'params': params}, black_and_white, jnp.arange(1, 17, dtype=jnp.int32)[None], method='embed_images'
-    )
+    config = variant(width=512)
+    vectors, _ = PatchEncoder(config).init_with_output(jax.random.key(0), jnp.round(pixels(1, 4, 4, 4, 1)))
     assert float(jnp.std(vectors)) == pytest.approx(config.init_std, rel=0.05)
 
 
@@ -231,9 +227,9 @@ def test_examples_in_one_row_do_not_see_each_others_images():
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize('accumulation', [1, 2])
-def test_images_reach_the_patch_encoder_and_text_does_not(accumulation):
-    """Gradients of all its parameters are the finite differences of the loss; without images they are 0."""
+def test_images_reach_the_patch_encoder_and_text_does_not():
+    """Gradients of all its parameters, over two micro-batches, are the finite differences of the whole batch's loss;
+    without images they are 0."""
     config = variant(image_positions='learned', num_layers=1)
     loss = next_token.make_loss(SFT(), Transformer(config), next_token.hyperparameters(SFT()))
     tokens = jnp.tile(TOKENS, (2, 1))
@@ -243,8 +239,8 @@ def test_images_reach_the_patch_encoder_and_text_does_not(accumulation):
 
     @jax.jit
     def of(params):
-        read = summed_gradients(loss, params, text | pictures, None, accumulation)[0]['patches']
-        unread = summed_gradients(loss, params, text, None, accumulation)[0]['patches']
+        read = summed_gradients(loss, params, text | pictures, None, accumulation=2)[0]['patches']
+        unread = summed_gradients(loss, params, text, None, accumulation=2)[0]['patches']
         return read, unread, loss(params, text | pictures, None)[0]
 
     read, unread, _ = of(params)
