@@ -113,6 +113,12 @@ class Config:
             self.data.sequence_length,
             f'at most model.context_length ({self.model.context_length})',
         )
+        require(
+            self.parallel.context == 1 or self.model.image_size is None,
+            'parallel.context',
+            self.parallel.context,
+            '1 with model.image_size: an image is not cut',
+        )
         self._check_objective()
         if self.model.parametrization == 'mup' and isinstance(self.optimizer, Adafactor):
             require(

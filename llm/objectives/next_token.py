@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.config import SFT, NextToken
 from llm.model.dtypes import wide
+from llm.model.patches import image_inputs
 from llm.model.transformer import Transformer
 
 Batch = dict[str, Array]
@@ -51,8 +52,9 @@ def make_loss(config: NextToken | SFT, model: Transformer, hyper: Hyperparameter
     Returns:
         `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets` and `loss_weights`,
         optionally `segment_ids` and `positions` (without them a row is one sequence), all (batch, length), and
-        optionally `example_ids` (batch,). `rng` switches dropout on; None leaves it off. `metrics` has `loss` (nats,
-        without smoothing and z-loss) and `accuracy`.
+        optionally `example_ids` (batch,), and for images `images` and `patches` (see `llm.model.patches`). `rng`
+        switches dropout on; None leaves it off. `metrics` has `loss` (nats, without smoothing and z-loss) and
+        `accuracy`.
     """
 
     def loss(params: Any, batch: Batch, rng: Array | None) -> tuple[Array, Array, Metrics]:
@@ -64,6 +66,7 @@ def make_loss(config: NextToken | SFT, model: Transformer, hyper: Hyperparameter
             example_ids=batch.get('example_ids'),
             with_logits=False,
             rngs=None if rng is None else {'dropout': rng},
+            **image_inputs(model, params, batch),
         ).hidden
         head = {name: params[name] for name in ('embedding', 'lm_head') if name in params}
         labels = (batch['targets'], batch['loss_weights'])

@@ -11,7 +11,9 @@ from absl import logging
 
 from llm import config_json
 from llm.config import Config, NextToken, RewardModel
+from llm.data import images
 from llm.data.batches import data_index
+from llm.data.images import ImagePrompt
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
 from llm.inference.generate import Generator
@@ -172,10 +174,14 @@ class Attempt:
             ids = tokenizer.encode_text(prompt)
         else:
             ids = self.data.held_out.prompt(0)
-            prompt = tokenizer.decode(ids)
         generator = Generator(Transformer(self.config.model), params, tokenizer)
-        limit = self.config.evaluation.sample_tokens
-        (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context='slide')
+        limit, past_context = self.config.evaluation.sample_tokens, 'slide'
+        if isinstance(ids, ImagePrompt):
+            limit, past_context = min(limit, self.config.model.context_length - len(ids.ids) + 1), 'error'
+            prompt = images.shown(tokenizer, ids)
+        elif not isinstance(self.config.objective, NextToken):
+            prompt = tokenizer.decode(ids)
+        (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context=past_context)
         self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
 
     def save(self) -> None:
