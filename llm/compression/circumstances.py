@@ -8,7 +8,6 @@ import jaxlib
 
 from llm import runtime
 from llm.compression.container import Archive
-from llm.config import ModelConfig
 from llm.environment import code_version, cpu_model, processors
 from llm.errors import UserError
 
@@ -53,7 +52,7 @@ def check(archive: Archive) -> None:
         if here.get(name) != value:
             raise UserError(
                 f'{archive.where} was compressed with {name} {value!r}, and here it is {here.get(name)!r}, which '
-                f"changes the last bits of a model's probabilities; {_REMEDIES.get(name, 'decompress it on such a one')}"
+                f'changes the last bits of probabilities; {_REMEDIES.get(name, "decompress it on such a machine")}'
             )
 
 
