@@ -86,10 +86,16 @@ def decompress(workdir: Workdir, archive: Archive, progress: Progress = lambda d
         UserError: if it was made with another model or in other circumstances, or constriction is not installed.
         MachineError: if what comes out is not what went in.
     """
+    if archive.header.coding is None:
+        return _checked(archive.payload, archive)
+    return restore(open_same(workdir, archive), archive, progress)
+
+
+def restore(compressor: Compressor, archive: Archive, progress: Progress = lambda done, coded: None) -> bytes:
+    """The bytes of an archive, with a model that is known to be the archive's; see `decompress`."""
     coding = archive.header.coding
     if coding is None:
         return _checked(archive.payload, archive)
-    compressor = open_same(workdir, archive)
     predictor = compressor.predictor(coding.tokens, coding.streams, coding.window)
     tokens = codec.decode(
         predictor,

@@ -85,7 +85,7 @@ def test_another_model_is_refused(coded, other_run, byte_run):
 
 
 def test_a_checkpoint_that_is_gone_is_named(coded, run):
-    with pytest.raises(UserError, match="the model 'tiny' at step 9, and .* has no such checkpoint"):
+    with pytest.raises(UserError, match=r"the model 'tiny' at step 9, and .* has no such checkpoint"):
         archive.decompress(run, changed(coded, step=9))
 
 

@@ -35,7 +35,7 @@ def test_every_damaged_byte_is_found():
         for bit in (1, 128):
             damaged = bytearray(DATA)
             damaged[place] ^= bit
-            with pytest.raises(UserError, match='^x.z '):
+            with pytest.raises(UserError, match=r'^x\.z '):
                 from_bytes(bytes(damaged), 'x.z')
 
 
@@ -50,7 +50,7 @@ def test_every_truncation_and_every_addition_is_found():
 
 @pytest.mark.parametrize('data', [b'', b'text', b'\x1f\x8b\x08\0', DATA[1:], DATA.replace(b'\r\n', b'\n')])
 def test_what_is_no_archive_is_refused_by_name(data):
-    with pytest.raises(UserError, match='x.z is not an archive made by `python -m llm compress`'):
+    with pytest.raises(UserError, match=r'x\.z is not an archive made by `python -m llm compress`'):
         from_bytes(data, 'x.z')
 
 
