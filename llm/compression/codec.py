@@ -45,6 +45,12 @@ def frequencies(
     return jnp.floor(probabilities * TOTAL) + 1.0
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'streams', 'capacity'))
+def empty(model: Transformer, streams: int, capacity: int) -> KVCache:
+    """A cache whose arrays are its own, so that `step` can reuse their memory."""
+    return KVCache.create(model.config, streams, capacity)
+
+
 @functools.partial(jax.jit, static_argnames='model', donate_argnames='cache')
 def step(
     model: Transformer, params: Any, cache: KVCache, tokens: Int[Array, 'streams'], codable: Bool[Array, 'vocabulary']
@@ -91,7 +97,7 @@ class Predictor:
             )
         self._model, self._params, self._codable = model, params, jnp.asarray(codable)
         self._capacity = bucket(length, window)
-        self._cache = KVCache.create(model.config, streams, self._capacity)
+        self._cache = empty(model, streams, self._capacity)
         self._recent = np.zeros((streams, self._capacity), np.int32)
         self._held = 0
         self.fingerprint: str | None = None
@@ -121,7 +127,7 @@ class Predictor:
             lengths = np.full(len(rows), kept, np.int32)
             self._cache = prefill(self._model, self._params, rows, lengths, self._capacity)
         else:
-            self._cache = KVCache.create(self._model.config, len(rows), self._capacity)
+            self._cache = empty(self._model, len(rows), self._capacity)
         self._recent[:, :kept] = rows
         self._held = kept
 
