@@ -44,7 +44,7 @@ def test_frequencies_are_whole_numbers_whose_sums_are_exact():
     np.testing.assert_allclose(found / exact[:, None], wanted, atol=4097 / codec.TOTAL)
 
 
-@pytest.mark.parametrize('number, streams', [(1, 1), (2, 2), (7, 3), (16, 1), (17, 1), (90, 1), (90, 4), (33, 32)])
+@pytest.mark.parametrize('number, streams', [(1, 1), (16, 1), (17, 1), (90, 1), (62, 4), (9, 4)])
 def test_what_goes_in_comes_out(tiny, number, streams):
     """In streams of equal and of unequal length, within the window of 16, and past it, where it slides."""
     tokens = random_tokens(tiny, number)
@@ -61,14 +61,14 @@ def test_a_text_costs_its_negative_log_likelihood(tiny):
     """
     tokens = random_tokens(tiny, 60, seed=1)
     payload, _ = coded(tiny, tokens, 1)
-    read, bits, window = [START], 0.0, []
-    for token in tokens:
-        window = window[-8:] if len(window) == 16 else window
-        window = [*window, read[-1]]
-        logits = tiny.model.apply({'params': tiny.params}, jnp.array([window])).logits[0, -1]
-        logits = jnp.where(jnp.array(tiny.token_sizes) > 0, logits, -jnp.inf)
-        bits -= float(jax.nn.log_softmax(logits)[token]) / np.log(2)
-        read.append(int(token))
+    logits = jax.jit(lambda params, window: tiny.model.apply({'params': params}, window).logits[0])
+    bits, window = 0.0, []
+    for before, token in zip([START, *tokens], tokens):
+        window = [*(window[-8:] if len(window) == 16 else window), before]
+        padded = jnp.zeros((1, 16), jnp.int32).at[0, : len(window)].set(jnp.array(window))
+        found = np.asarray(logits(tiny.params, padded)[len(window) - 1], np.float64)[tiny.token_sizes > 0]
+        place = np.flatnonzero(np.flatnonzero(tiny.token_sizes) == token)[0]
+        bits -= (found[place] - np.logaddexp.reduce(found)) / np.log(2)
     assert bits > 200  # else this would show nothing
     assert bits - 1 < 8 * len(payload) < bits + 64
 
@@ -76,28 +76,27 @@ def test_a_text_costs_its_negative_log_likelihood(tiny):
 def test_streams_do_not_see_each_other(tiny):
     """What a stream's tokens cost does not depend on which other stream is beside it."""
     first, second = random_tokens(tiny, 40, seed=2), random_tokens(tiny, 40, seed=3)
-    predictor = tiny.predictor(80, 2, tiny.window)
-    other = tiny.predictor(80, 2, tiny.window)
+    predictor, other = (tiny.predictor(160, 4, tiny.window) for _ in range(2))
     for a, b in zip(first, second):
-        mine, theirs = predictor.read(np.array([a, b])), other.read(np.array([a, a]))
+        mine, theirs = predictor.read(np.array([a, b, b, b])), other.read(np.array([a, a, a, a]))
         np.testing.assert_array_equal(mine[0], theirs[0])
     assert (mine[1] != theirs[1]).any()
 
 
 def test_bits_of_another_model_are_not_decoded(tiny):
-    tokens = random_tokens(tiny, 20)
-    payload, predictor = coded(tiny, tokens, 2)
-    fresh = tiny.predictor(20, 2, tiny.window)
-    assert codec.decode(fresh, payload, 20, 2, START, 'another fingerprint') is None
+    tokens = random_tokens(tiny, 62)
+    payload, _ = coded(tiny, tokens, 4)
+    fresh = tiny.predictor(62, 4, tiny.window)
+    assert codec.decode(fresh, payload, 62, 4, START, 'another fingerprint') is None
 
 
 def test_a_model_that_is_not_finite_is_refused(tiny):
     broken = dataclasses.replace(tiny, params=jax.tree.map(lambda x: x * jnp.nan, tiny.params))
     with pytest.raises(MachineError, match='not finite'):
-        coded(broken, random_tokens(tiny, 3), 1)
+        coded(broken, random_tokens(tiny, 1), 1)
 
 
 def test_the_library_is_an_extra(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, 'constriction', None)
     with pytest.raises(UserError, match=r"pip install 'glassbox-llm\[compression\]'"):
-        coded(tiny, random_tokens(tiny, 3), 1)
+        coded(tiny, random_tokens(tiny, 1), 1)
