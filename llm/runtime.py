@@ -16,14 +16,18 @@ _PRODUCT_ROWS = 2048
 GAIN = 1.2  # bfloat16 is chosen where it multiplies this much faster than float32
 
 
-def prepare_host(workdir: Workdir | None = None) -> None:
+def prepare_host(workdir: Workdir | None = None, threads: int | None = None) -> None:
     """Fixes the number of host threads, keeps freed memory and switches the cache of compiled programs on.
 
     XLA reads the thread count when jax is first imported, and how a sum is cut over threads shows in its last bits; so
     a run that resumes takes the number it was started with.
+
+    Args:
+        workdir: the run's; None fixes as many threads as there are processors.
+        threads: a number to fix instead, whatever the run was started with.
     """
     stored = workdir.runtime() if workdir is not None else {}
-    prepare_process(stored.get('host_threads'))
+    prepare_process(threads or stored.get('host_threads'))
     import jax
 
     from llm import cache
@@ -49,7 +53,7 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
     here = {
         'device_kind': jax.devices()[0].device_kind,
         'host_threads': int(os.environ.get('NPROC', processors())),
-        'xla_flags': _xla_flags(),
+        'xla_flags': xla_flags(),
     }
     stored = workdir.runtime()
     if not stored:
@@ -206,7 +210,7 @@ def product_seconds(model: ModelConfig) -> float:
     return min(times[1:])
 
 
-def _xla_flags() -> str:
+def xla_flags() -> str:
     """The user's flags for XLA, without the number of virtual devices: that may change between starts."""
     flags = re.sub(r'--xla_force_host_platform_device_count=\d+', '', os.environ.get('XLA_FLAGS', ''))
     return ' '.join(flags.split())
