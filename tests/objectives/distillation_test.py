@@ -1,4 +1,4 @@
-"""Divergences have the values and gradients of their formulas, the loss mixes them as it says, top-k loses what it says."""
+"""Divergences have their formulas’ values and gradients, the loss mixes them as it says, top-k loses what it says."""
 
 import dataclasses
 import functools
