@@ -83,6 +83,6 @@ def about_teacher(student: Config, teacher: Config, bits_per_byte: float) -> str
     tokens = [c.training.steps * c.training.batch_size * c.data.sequence_length for c in (teacher, student)]
     return (
         f'The teacher: {sizes[0]} parameters (a student: {sizes[1]}), {units.count(tokens[0])} tokens read (a student: '
-        f'{units.count(tokens[1])}), {bits_per_byte:.4f} bits per byte. Training it is in no arm’s costs. Nor is asking '
-        f'it: {asked:.1f} times a student’s training FLOPs for each token, which stored predictions spend once.'
+        f'{units.count(tokens[1])}), {bits_per_byte:.4f} bits per byte. Training it is in no arm’s costs; nor is '
+        f'asking it, {asked:.1f} times a student’s training FLOPs for each token, which stored predictions spend once.'
     )
