@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from training.crash import Crash, crash_at
 
-from llm import cache
+from llm import cache, config_json, tokenizer
 from llm.config import Distillation, InitFromConfig, ParallelConfig, RewardModel, TokenizerConfig
 from llm.errors import UserError
 from llm.training.evaluate import evaluate_checkpoint
@@ -101,30 +101,31 @@ def test_cut_over_devices_it_is_the_same_step(student, tmp_path):
 
 
 def test_refusals_are_one_line_and_leave_nothing(student, tiny, finished, one_device, tmp_path):
-    words = dataclasses.replace(
-        tiny, tokenizer=TokenizerConfig(kind='bpe'), model=dataclasses.replace(tiny.model, vocab_size=300)
+    def copy(name, **model):
+        """The teacher, and with what it is said to be."""
+        shutil.copytree(finished[0], tmp_path / name)
+        length = min(tiny.data.sequence_length, model.get('context_length', tiny.data.sequence_length))
+        values = {'data.sequence_length': length, **{f'model.{field}': value for field, value in model.items()}}
+        Workdir(tmp_path / name).write_config(config_json.override(tiny, values))
+        return str(tmp_path / name)
+
+    words = copy('words')
+    tokenizer.train(TokenizerConfig(), 300, ['def return class import self'] * 9).save(
+        tmp_path / 'words/tokenizer.model'
     )
-    words = dataclasses.replace(words, training=dataclasses.replace(words.training, steps=1))
-    train(words, tmp_path / 'words', progress=False, devices=one_device)
-    short = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, context_length=16))
-    short = dataclasses.replace(short, data=dataclasses.replace(short.data, sequence_length=16))
-    short = dataclasses.replace(short, training=dataclasses.replace(short.training, steps=1))
-    train(short, tmp_path / 'short', progress=False, devices=one_device)
     wrong = {
         'has no teacher': objective(student, teacher=''),
         'no workdir': objective(student, teacher=str(tmp_path / 'nowhere')),
         'has no checkpoint 7': objective(student, teacher_step=7),
-        'another tokenizer': dataclasses.replace(student, init_from=InitFromConfig(workdir=str(tmp_path / 'words'))),
-        'predicts 272 tokens and the student 400': dataclasses.replace(
-            student, model=dataclasses.replace(student.model, vocab_size=400)
-        ),
-        'reads 16 tokens and rows have 32': objective(student, teacher=str(tmp_path / 'short')),
+        'another tokenizer': dataclasses.replace(student, init_from=InitFromConfig(workdir=words)),
+        'predicts 400 tokens and the student 272': objective(student, teacher=copy('large', vocab_size=400)),
+        'reads 16 tokens and rows have 32': objective(student, teacher=copy('short', context_length=16)),
     }
     for message, config in wrong.items():
         with pytest.raises(UserError, match=message) as refused:
             train(config, tmp_path / 'run', progress=False, devices=one_device)
         assert '\n' not in str(refused.value)
-        assert not (tmp_path / 'run' / 'config.json').exists()
+        assert not (tmp_path / 'run' / 'config.json').exists(), message
     with pytest.raises(ValueError, match='top_k is 272'):
         objective(student, top_k=272)
     with pytest.raises(ValueError, match='stored is True'):
