@@ -65,11 +65,23 @@ def promoted(
     Raises:
         UserError: if there is no such layer or neuron.
     """
+    return _extremes(params, config, layer, neurons, n, 1)
+
+
+def suppressed(
+    params: Any, config: ModelConfig, layer: int, neurons: Sequence[int], n: int = 10
+) -> tuple[Int[np.ndarray, 'neurons n'], Float[np.ndarray, 'neurons n']]:
+    """The tokens whose logits the neurons lower most, the lowest first; see `promoted`."""
+    ids, logits = _extremes(params, config, layer, neurons, n, -1)
+    return ids, -logits
+
+
+def _extremes(params, config, layer, neurons, n, sign):
     rows = value_rows(params, config, layer)
     wrong = [i for i in neurons if not 0 <= i < len(rows)]
     if wrong:
         raise UserError(f'there is no neuron {wrong[0]} in a layer; they go from 0 to {len(rows) - 1}')
-    logits, ids = _best(params, config, rows[np.asarray(neurons, np.int32)], min(n, config.vocab_size))
+    logits, ids = _best(params, config, sign * rows[np.asarray(neurons, np.int32)], min(n, config.vocab_size))
     return np.asarray(ids), np.asarray(logits)
 
 
