@@ -157,34 +157,36 @@ def analogy_ranks(
     """At which place each pair's second token comes when another pair says what the relation is.
 
     Row i, column j: pair i gives the offset, pair j the question c and its answer d; the rank of d among all candidates
-    by cosine with `weight * (b - a) + c`, from 1, ties to d's loss, the other inputs left out. The diagonal is 0.
+    by cosine with `weight * (b - a) + c`, from 1, ties to d's loss, the other inputs left out. It is 0, not asked,
+    where the two pairs share a token: on the diagonal, to begin with.
 
     Args:
         vectors: of length 1.
         pairs: token ids (c, d) of one relation.
         among: the candidates; every d counts as one.
         offsets: pairs (a, b) that offsets come from: `pairs` itself, or with its second column shuffled for what chance
-            reaches with the same words.
+            reaches with the same words; as many as `pairs`.
         weight: 0 asks for the nearest to c instead, which is what an offset has to be better than.
     """
     offsets = pairs if offsets is None else offsets
     candidates = np.flatnonzero(among)
-    against = vectors[candidates]
-    place = {int(token): i for i, token in enumerate(candidates)}
-    by_token = {int(t): against @ vectors[t] for t in np.unique(np.concatenate([pairs, offsets]))}
+    place = np.full(len(vectors), -1)
+    place[candidates] = np.arange(len(candidates))
+    questions, answers = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
+    near_question = questions @ vectors[candidates].T
+    rows = np.arange(len(pairs))
     ranks = np.zeros((len(offsets), len(pairs)), np.int64)
     for i, (a, b) in enumerate(offsets):
-        offset = weight * (by_token[int(b)] - by_token[int(a)])
-        for j, (c, d) in enumerate(pairs):
-            if i == j:
-                continue
-            # The length of b - a + c is the same for all candidates, so dot products order them as cosines do.
-            scores = offset + by_token[int(c)]
-            own = float(vectors[d] @ (weight * (vectors[b] - vectors[a]) + vectors[c]))
-            inputs = {int(t) for t in (a, b, c, d)} & place.keys()  # d is not its own rival
-            scores[[place[t] for t in inputs]] = -np.inf
-            ranks[i, j] = 1 + np.count_nonzero(scores >= own)
-    return ranks
+        offset = weight * (vectors[b] - vectors[a])
+        # The length of b - a + c is the same for all candidates, so dot products order them as cosines do.
+        scores = near_question + vectors[candidates] @ offset
+        own = np.sum(questions * answers, axis=1) + answers @ offset
+        for column in (pairs[:, 0], pairs[:, 1], np.full(len(pairs), a), np.full(len(pairs), b)):
+            here = place[column] >= 0
+            scores[rows[here], place[column][here]] = -np.inf  # the inputs, and the answer, which is not its own rival
+        ranks[i] = 1 + np.count_nonzero(scores >= own[:, None], axis=1)
+    shared = (offsets[:, :, None, None] == pairs.T[None, None]).any(axis=(1, 2))
+    return np.where(shared, 0, ranks)
 
 
 def principal_components(vectors: Float[np.ndarray, 'vectors width'], n: int = 2) -> Map:
