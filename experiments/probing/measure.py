@@ -16,13 +16,14 @@ import numpy as np
 import scipy.special
 import tqdm
 
+from experiments.probing import neurons
 from experiments.probing import windows as rows_of
 from experiments.probing.labels import NONE, TASKS
 from llm.analysis import lens, memories, probes, statistics
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.model.transformer import Transformer
-from llm.tokenizer import Tokenizer, open_workdir
+from llm.tokenizer import open_workdir
 from llm.workdir import Workdir
 
 BATCH = 16  # rows read at once
@@ -86,7 +87,9 @@ def measure(workdir: Workdir, step: int | None, settings: Settings) -> dict[str,
         'settings': settings._asdict(),
         'depths': ['embedding', *(f'layer {i}' for i in range(model.num_layers))],
         'tasks': probe_all(streams, windows, wanted, kept, folds, settings),
-        'memories': None if triggers is None else memory(params, model, tokenizer, windows, triggers, settings),
+        'memories': None
+        if triggers is None
+        else neurons.measure(params, model, tokenizer, windows, triggers, settings.neurons),
     }
 
 
@@ -250,81 +253,3 @@ def over_documents(values: np.ndarray, document: np.ndarray) -> dict[str, float 
         return {'mean': mean, 'low': None, 'high': None}
     half = float(scipy.special.stdtrit(len(names) - 1, (1 + statistics.CONFIDENCE) / 2)) * error
     return {'mean': mean, 'low': mean - half, 'high': mean + half}
-
-
-def memory(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Tokenizer,
-    windows: rows_of.Windows,
-    triggers: memories.Triggers,
-    settings: Settings,
-    shuffles: int = 1000,
-) -> list[dict[str, Any]]:
-    """By layer: how often a neuron promotes the very token that follows where it fires most, and some neurons.
-
-    By chance: each neuron's promoted tokens against another neuron's context, `shuffles` times.
-    """
-    strongest, places = triggers.strongest()
-    draw = np.random.default_rng(0)
-    layers = []
-    for layer in range(config.num_layers):
-        everyone = np.arange(config.hidden_width)
-        ids, _ = memories.promoted(params, config, layer, everyone, 10)
-        row, position = places[layer].T
-        following = np.where(position + 1 < windows.tokens.shape[1], position + 1, position)
-        said = windows.tokens[row, following]
-        fired = (strongest[layer] > 0) & windows.real[row, following] & (following > position)
-        found = np.flatnonzero(fired)
-        first, ten = ids[found, 0], ids[found]
-        chance = {1: [], 10: []}
-        for _ in range(shuffles):
-            other = said[found][draw.permutation(len(found))]
-            chance[1].append(float((first == other).mean()))
-            chance[10].append(float((ten == other[:, None]).any(axis=1).mean()))
-        agrees = {1: first == said[found], 10: (ten == said[found][:, None]).any(axis=1)}
-        norms = np.linalg.norm(np.asarray(memories.value_rows(params, config, layer)), axis=1)
-        loudest = np.argsort(-np.where(fired, strongest[layer] * norms, -np.inf), kind='stable')
-        half = settings.neurons // 2
-        picked = draw.choice(found, min(half, len(found)), replace=False) if len(found) else []
-        shown = [(int(n), 'loudest') for n in loudest[: settings.neurons - half]] + [
-            (int(n), 'at random') for n in picked
-        ]
-        layers.append(
-            {
-                'neurons': config.hidden_width,
-                'fired': len(found),
-                'agreement': {
-                    str(k): statistics.wilson_interval(int(agrees[k].sum()), len(found))._asdict()
-                    if len(found)
-                    else None
-                    for k in agrees
-                },
-                'chance': {
-                    str(k): dict(zip(('mean', 'low', 'high'), (np.mean(v), *np.quantile(v, [0.025, 0.975]))))
-                    for k, v in chance.items()
-                }
-                if len(found)
-                else None,
-                'shown': [_neuron(params, config, tokenizer, windows, triggers, layer, *each) for each in shown],
-            }
-        )
-    return layers
-
-
-def _neuron(params, config, tokenizer, windows, triggers, layer, neuron, why) -> dict[str, Any]:
-    ids, logits = memories.promoted(params, config, layer, [neuron], 8)
-    contexts = []
-    for activation, row, position in triggers.of(layer, neuron):
-        tokens, real = windows.tokens[row], windows.real[row]
-        ahead = position + 1 < len(tokens) and real[position + 1]
-        contexts.append(
-            {
-                'activation': activation,
-                'text': tokenizer.decode(tokens[max(0, position - 15) : position + 1], continued=True),
-                'next': tokenizer.piece(int(tokens[position + 1])) if ahead else None,
-                'document': windows.documents[windows.document[row]],
-            }
-        )
-    promotes = [(tokenizer.piece(int(i)), float(x)) for i, x in zip(ids[0], logits[0])]
-    return {'neuron': neuron, 'why': why, 'promotes': promotes, 'contexts': contexts}

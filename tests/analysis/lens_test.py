@@ -77,6 +77,4 @@ def test_contributions_add_up_to_the_logit(family):
             wanted = logits[..., token] - (0 if against is None else logits[..., against])
             npt.assert_allclose(shown, wanted, atol=1e-4)
         elif against is None:
-            npt.assert_allclose(
-                config.logit_softcap * jnp.tanh(shown / config.logit_softcap), logits[..., token], atol=1e-4
-            )
+            npt.assert_allclose(config.logit_softcap * jnp.tanh(shown / config.logit_softcap), logits[..., token], atol=1e-4)

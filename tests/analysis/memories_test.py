@@ -1,4 +1,4 @@
-"""Neurons as memories: their values are what the model really adds to its logits, their triggers where they fire most."""
+"""Neurons as memories: values are what the model really adds to its logits, triggers are where a neuron fires most."""
 
 import dataclasses
 
@@ -42,23 +42,22 @@ def test_a_value_is_the_direction_in_which_its_neuron_moves_the_logits(kind):
         edits = {'neurons': lens.Edit(jnp.ones((2, 1, 1, 1)), bump)}
         return lens.run(params, config, tokens, edits=edits).logits[0, -1]
 
-    slope = np.asarray(jax.jvp(logits, (0.0,), (1.0,))[1])
-    rows = memories.value_rows(params, config, 1)
-    ours = np.asarray(memories.read_out(params, config, rows[7]))
-    stream = lens.run(params, config, tokens, ('residual_after', 'residual_between', 'feed_forward_output')).activations
-    # What a division by the size of x takes off is in the direction of x, passed through the same scales.
-    along = {'post': 1, 'both': 2}.get(kind, 1)
-    directions = [ours, np.asarray(memories.read_out(params, config, stream['residual_after'][1, 0, -1]))]
+    slope_of = jax.jit(jax.grad(lambda amount, token: logits(amount)[token]))
+    slope = np.array([slope_of(0.0, token) for token in range(config.vocab_size)], np.float64)
+    read_out = lambda direction: np.asarray(memories.read_out(params, config, direction), np.float64)
+    sites = ('residual_between', 'feed_forward_output', 'residual_after')
+    between, added, after = (lens.run(params, config, tokens, sites).activations[site][1, 0, -1] for site in sites)
+    ours = read_out(memories.value_rows(params, config, 1)[7])
+    # A division by the size of x takes off a part along x, as it is after the same scales.
+    divided = [read_out(after)]
     if kind == 'both':
-        directions.append(np.asarray(memories.read_out(params, config, stream['feed_forward_output'][1, 0, -1])))
+        divided.append(read_out(added))
     if kind == 'post':
-        before = stream['residual_between'][1, 0, -1] + stream['feed_forward_output'][1, 0, -1]
-        scale = params['blocks']['feed_forward_norm']['scale'][1]
-        directions.append(np.asarray(memories.read_out(params, config, before * scale)))
-    basis = np.stack(directions, axis=1).astype(np.float64)
-    factors, *_ = np.linalg.lstsq(basis, slope.astype(np.float64), rcond=None)
-    np.testing.assert_allclose(basis @ factors, slope, atol=1e-5 + 1e-3 * np.abs(slope).max())
-    assert factors[0] > 0 and along
+        divided.append(read_out((between + added) * params['blocks']['feed_forward_norm']['scale'][1]))
+    basis = np.stack([ours, *divided], axis=1)
+    factors = np.linalg.lstsq(basis, slope, rcond=None)[0]
+    np.testing.assert_allclose(basis @ factors, slope, atol=1e-4 * np.abs(slope).max())
+    assert factors[0] > 0
 
 
 def test_promoted_and_suppressed_are_the_ends_of_the_read_out():
