@@ -53,9 +53,12 @@ def token_vectors(params: Any, config: ModelConfig) -> Float[np.ndarray, 'vocabu
     """
     vectors = np.asarray(params['embedding']['table'], np.float32) * config.embedding_scale
     if config.embedding_norm:
+        import jax.numpy as jnp
+
         from llm.model.norms import Norm
 
-        vectors = np.asarray(Norm(config).apply({'params': params['embedding_norm']}, vectors), np.float32)
+        vectors = Norm(config).apply({'params': params['embedding_norm']}, jnp.asarray(vectors))
+        vectors = np.asarray(vectors, np.float32)
     return vectors
 
 

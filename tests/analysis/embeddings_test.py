@@ -1,12 +1,15 @@
 """Neighbours, analogies and maps: what is planted is found, and chance looks like chance."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm.analysis import cooccurrence, embeddings
-from llm.config import ModelConfig
+from llm.config import ModelConfig, TokenizerConfig
 from llm.errors import UserError
-from llm.tokenizer import FIRST_BYTE, SMALLEST_VOCABULARY, GlassboxTokenizer, train
+from llm.model import Transformer
+from llm.tokenizer import FIRST_BYTE, SMALLEST_VOCABULARY, train
 
 WIDTH = 32
 
@@ -84,35 +87,26 @@ def test_umap_keeps_groups_together_or_says_what_is_missing():
 
 
 def test_token_vectors_are_what_enters_the_first_block():
-    import jax
-
-    from llm.analysis import lens
-    from llm.model import Transformer
-
     config = ModelConfig(
         vocab_size=50, context_length=16, num_layers=1, width=16, num_heads=2, embedding_scale=3.0, embedding_norm=True
     )
-    tokens = np.array([[3, 7, 49]])
-    params = Transformer(config).init(jax.random.key(0), tokens)['params']
-    entering = lens.run(params, config, tokens, ('residual_before',)).activations['residual_before'][0, 0]
-    np.testing.assert_allclose(embeddings.token_vectors(params, config)[tokens[0]], entering, rtol=1e-5)
+    tokens = jnp.array([[3, 7, 49]])
+    params = jax.jit(Transformer(config).init)(jax.random.key(0), tokens)['params']
+    params['embedding_norm']['scale'] = jnp.arange(1.0, 17)
+    entering = Transformer(config).apply(
+        {'params': params}, tokens, method=lambda model, tokens: model.embedding_norm(model.embedding(tokens))
+    )
+    np.testing.assert_allclose(embeddings.token_vectors(params, config)[[3, 7, 49]], entering[0], rtol=1e-5)
 
 
 def test_written_tokens_leave_out_what_no_text_comes_to():
-    tokenizer = train(config_of('bpe'), 300, ['def read(self):\n    return self.read()\n'] * 20)
+    tokenizer = train(TokenizerConfig(), 300, ['def read(self):\n    return self.read()\n'] * 20)
     found = embeddings.written_tokens(tokenizer, 310)
     assert not found[:FIRST_BYTE].any() and not found[tokenizer.vocab_size :].any()
     assert not found[FIRST_BYTE + ord('r')] and found[tokenizer.encode('read')[0]]
     assert found[SMALLEST_VOCABULARY:300].any()
     text = 'def read(self):\n'
     assert found[tokenizer.encode(text)].all()
-    assert isinstance(tokenizer, GlassboxTokenizer)
-
-
-def config_of(kind):
-    from llm.config import TokenizerConfig
-
-    return TokenizerConfig(kind=kind)
 
 
 def test_counts_are_those_of_a_loop_and_words_of_one_context_get_one_vector():

@@ -13,6 +13,7 @@ from llm.errors import UserError
 from llm.model import Transformer
 
 BASE = ModelConfig(vocab_size=40, context_length=16, num_layers=2, width=16, num_heads=2, feed_forward_width=24)
+STEP = 0.02  # of an activation, for a derivative
 KINDS = {
     'pre': {},
     'post': {'norm_placement': 'post'},
@@ -23,7 +24,7 @@ KINDS = {
 
 def model(**changes):
     config = dataclasses.replace(BASE, **changes)
-    params = Transformer(config).init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))['params']
+    params = jax.jit(Transformer(config).init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))['params']
     random = np.random.default_rng(0)  # scales and biases that are not 1 and 0
     moved = lambda path, x: x + 0.3 * random.normal(size=x.shape).astype(x.dtype) if 'norm' in str(path) else x
     return config, jax.tree_util.tree_map_with_path(moved, params)
@@ -37,16 +38,17 @@ def test_a_value_is_the_direction_in_which_its_neuron_moves_the_logits(kind):
     config = dataclasses.replace(config, logit_softcap=None)
     tokens = np.array([[3, 1, 4, 1, 5]])
 
-    def logits(amount):
-        bump = jnp.zeros((2, 1, 1, 24)).at[1, 0, 0, 7].set(amount)
-        edits = {'neurons': lens.Edit(jnp.ones((2, 1, 1, 1)), bump)}
-        return lens.run(params, config, tokens, edits=edits).logits[0, -1]
-
-    slope_of = jax.jit(jax.grad(lambda amount, token: logits(amount)[token]))
-    slope = np.array([slope_of(0.0, token) for token in range(config.vocab_size)], np.float64)
-    read_out = lambda direction: np.asarray(memories.read_out(params, config, direction), np.float64)
     sites = ('residual_between', 'feed_forward_output', 'residual_after')
-    between, added, after = (lens.run(params, config, tokens, sites).activations[site][1, 0, -1] for site in sites)
+
+    def look(amount):
+        bump = jnp.zeros((2, 1, 1, 24)).at[1, 0, 0, 7].set(amount)
+        return lens.run(params, config, tokens, sites, {'neurons': lens.Edit(jnp.ones((2, 1, 1, 1)), bump)})
+
+    more, less = (np.asarray(look(amount).logits[0, -1], np.float64) for amount in (STEP, -STEP))
+    slope = (more - less) / (2 * STEP)
+    activations = look(0.0).activations
+    between, added, after = (activations[site][1, 0, -1] for site in sites)
+    read_out = lambda direction: np.asarray(memories.read_out(params, config, direction), np.float64)
     ours = read_out(memories.value_rows(params, config, 1)[7])
     # A division by the size of x takes off a part along x, as it is after the same scales.
     divided = [read_out(after)]
@@ -56,7 +58,7 @@ def test_a_value_is_the_direction_in_which_its_neuron_moves_the_logits(kind):
         divided.append(read_out((between + added) * params['blocks']['feed_forward_norm']['scale'][1]))
     basis = np.stack([ours, *divided], axis=1)
     factors = np.linalg.lstsq(basis, slope, rcond=None)[0]
-    np.testing.assert_allclose(basis @ factors, slope, atol=1e-4 * np.abs(slope).max())
+    np.testing.assert_allclose(basis @ factors, slope, atol=1e-3 * np.abs(slope).max())
     assert factors[0] > 0
 
 
