@@ -273,7 +273,7 @@ class Transformer(nn.Module):
 
     def embed_images(
         self, images: Float[Array, 'batch images height width channels'], patches: Int[Array, 'batch length']
-    ) -> Float[Array, 'batch length width']:
+    ) -> Float[Array, 'batch length embed']:
         """The `input_embeddings` of rows with images: each patch's vector where `patches` has it, anything elsewhere.
 
         Args:

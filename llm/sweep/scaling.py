@@ -53,7 +53,7 @@ def table(runs: Sequence[Run]) -> Runs:
 
 
 def embeddings(config: Config) -> int:
-    """Parameters of the tables that ids and positions are looked up in, and of the patch encoder, which no text meets."""
+    """Parameters of the tables that ids and positions are looked up in, and of the patch encoder; text meets none."""
     parts = {row.part.split('/')[0]: row.count for row in memory.parameter_table(config.model)}
     return sum(parts.get(name, 0) for name in ('embedding', 'positions', 'patches'))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from llm import config_json
-from llm.config import Config, Corrupted, Masked, NextToken, RewardModel
+from llm.config import Config, Corrupted, Distillation, Masked, NextToken, RewardModel
 from llm.data import images
 from llm.data.batches import data_index
 from llm.data.images import ImagePrompt
@@ -103,6 +103,8 @@ class Attempt:
             'attention_backend': config.model.attention_backend,
             'environment': environment(),
         }
+        if isinstance(config.objective, Distillation):
+            self.facts['teacher'] = self.train_step.facts
 
     def describe(self, config: Config, choices: dict[str, Any]) -> None:
         """Writes what a resumption needs: the config as the user gave it, the run-time choices, the tokenizer.
@@ -245,7 +247,9 @@ class Attempt:
         state = restore(self.checkpoints, self.step, self.placed, self.state.frozen)
         for batch in self.stream():
             if self.step == lost_at - 1:
-                rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+                rows = self.train_step.place(batch)
+                if self.config.parallel.wrapper == 'pmap':
+                    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
                 whole = self.model_params(state.params, state.frozen)  # the step took what self.state held
                 return divergence.diagnose(self.config, whole, rows)
             state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)

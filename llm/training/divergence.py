@@ -68,9 +68,15 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
         inputs = model_inputs(config.objective, batch) | image_inputs(model, params, batch)
     else:
         inputs = {'tokens': batch['tokens'].reshape(-1, batch['tokens'].shape[-1])}
-    output, captured = model.apply({'params': params}, **inputs, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual_after'][0])
-    for layer, value in enumerate(residual):
+    kind = inputs.pop('mask_kind', 'causal')
+
+    @jax.jit  # so that of all that could be captured only the stream is kept
+    def read(params, inputs):
+        output, captured = model.apply({'params': params}, **inputs, mask_kind=kind, mutable=['intermediates'])
+        return output, captured['intermediates']['blocks']['residual_after'][0]
+
+    output, residual = read(params, inputs)
+    for layer, value in enumerate(np.asarray(residual)):
         if not np.isfinite(value).all():
             rows = np.unique(np.argwhere(~np.isfinite(value))[:, 0]).tolist()
             return f'the output of layer {layer} is not finite, first in rows {rows[:5]} of the batch'
