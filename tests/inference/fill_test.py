@@ -50,7 +50,7 @@ def params():
 def log_probs(config, params, ids, **given):
     static = {name: given.pop(name) for name in ('mask_kind',) if name in given}
     read = lambda params, ids, given: Transformer(config.model).apply({'params': params}, ids, **given, **static).logits
-    return np.asarray(jax.nn.log_softmax(jax.jit(read)(params, np.array([ids], np.int32), given)))[0]
+    return np.array(jax.nn.log_softmax(jax.jit(read)(params, np.array([ids], np.int32), given)))[0]
 
 
 def test_a_masked_blank_has_the_probabilities_of_the_softmax(params):
