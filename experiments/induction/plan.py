@@ -8,6 +8,7 @@ from llm.config import (
     CheckpointConfig,
     Config,
     DataConfig,
+    DivergenceConfig,
     EvaluationConfig,
     LogConfig,
     ModelConfig,
@@ -79,6 +80,7 @@ def base(plan: Plan, data: pathlib.Path) -> Config:
         optimizer=AdamW(plan.learning_rate, weight_decay=0.0),
         schedule=WarmupStableDecay(horizon=plan.steps, warmup=plan.steps // 10, decay=plan.steps // 5),
         training=TrainingConfig(steps=plan.steps, batch_size=plan.rows),
+        divergence=DivergenceConfig(z_score=1e6),  # on random characters the loss hardly moves: any bump would count
         checkpoint=CheckpointConfig(every=plan.every, keep_every=plan.every),
         evaluation=EvaluationConfig(every=plan.steps, max_windows=64, batch_size=64, sample_tokens=0),
         log=LogConfig(every=10, tensorboard=False),
