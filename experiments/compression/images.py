@@ -67,7 +67,7 @@ def config(corpus: pathlib.Path, steps: int) -> Config:
     return Config(
         name='digits',
         model=ModelConfig(
-            vocab_size=272, context_length=length, num_layers=3, width=96, num_heads=4, position='learned', dropout=0.1
+            vocab_size=272, context_length=length, num_layers=2, width=64, num_heads=4, position='learned'
         ),
         tokenizer=TokenizerConfig(kind='byte'),
         data=DataConfig(corpora=(f'jsonl:{corpus}',), sequence_length=length),
