@@ -7,7 +7,7 @@ import time
 
 from absl import logging
 
-from llm.config import Config, InitFromConfig, ModelConfig
+from llm.config import Config, Distillation, InitFromConfig, ModelConfig
 from llm.environment import code_version, prepare_process, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
@@ -62,6 +62,8 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
         chosen = {'compute_dtype': model.compute_dtype, 'attention_backend': model.attention_backend}
         if config.init_from.workdir:
             chosen['init_from_step'] = _source_step(config.init_from)
+        if isinstance(config.objective, Distillation):
+            chosen['teacher_step'], chosen['teacher'] = _teacher(config)
         return here | {'data': data} | chosen | versions
     fork = f'fork it into a new workdir with --init-from.workdir {workdir.path} --init-from.continue-step'
     for name, value in here.items():
@@ -72,6 +74,11 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
             )
     if stored.get('data', data) != data:
         raise UserError(f'the corpora of {workdir.path} have changed since it was started; restore them, or {fork}')
+    if 'teacher' in stored and _teacher(resolve(config, stored))[1] != stored['teacher']:
+        raise UserError(
+            f'the teacher {config.objective.teacher} has changed at step {stored["teacher_step"]} since '
+            f'{workdir.path} was started; restore it, or use another workdir'
+        )
     for name, value in (('jax', jax.__version__), ('code', code_version())):
         if stored.get(name, value) != value:
             logging.warning(
@@ -99,7 +106,10 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     init_from = config.init_from
     if init_from.workdir and init_from.step is None and choices:
         init_from = dataclasses.replace(init_from, step=choices.get('init_from_step'))
-    return dataclasses.replace(config, model=model, init_from=init_from)
+    objective = config.objective
+    if isinstance(objective, Distillation) and objective.teacher_step is None and choices:
+        objective = dataclasses.replace(objective, teacher_step=choices.get('teacher_step'))
+    return dataclasses.replace(config, model=model, init_from=init_from, objective=objective)
 
 
 def _source_step(init_from: InitFromConfig) -> int:
@@ -108,6 +118,13 @@ def _source_step(init_from: InitFromConfig) -> int:
 
     source = Workdir.open(init_from.workdir)
     return checked_step(source, Checkpoints(source.checkpoints), init_from.step)
+
+
+def _teacher(config: Config) -> tuple[int, str]:
+    """The teacher's checkpoint and a sum over it, which must stay as they are while the student learns."""
+    from llm.training.teacher import teacher_checkpoint
+
+    return teacher_checkpoint(config.objective)
 
 
 def check(config: Config) -> None:
@@ -187,7 +204,7 @@ def compute_dtype(config: Config) -> str:
 
 def product_flops(model: ModelConfig) -> float:
     """Of what `product_seconds` times."""
-    return 3 * 2 * _PRODUCT_ROWS * model.width * model.hidden_width
+    return 3 * 2 * _PRODUCT_ROWS * model.width * (model.hidden_width or model.width)
 
 
 def product_seconds(model: ModelConfig) -> float:
@@ -199,7 +216,8 @@ def product_seconds(model: ModelConfig) -> float:
 
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype='float32')
-    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, model.hidden_width))
+    wide = model.hidden_width or model.width  # without a feed-forward network, attention's product
+    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, wide))
     product = jax.jit(lambda x, kernel: jax.vjp(lambda *args: matmul(*args, model), x, kernel)[1](x @ kernel))
     times = []
     for _ in range(6):

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
+from llm.model.patches import image_inputs
 from llm.objectives import registry
 from llm.tree import named_leaves
 
@@ -63,10 +64,15 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
         return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
     tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
-    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
-    output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
-    for layer, value in enumerate(residual):
+    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')} | image_inputs(model, params, batch)
+
+    @jax.jit  # so that of all that could be captured only the stream is kept
+    def read(params):
+        output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
+        return output, captured['intermediates']['blocks']['residual_after'][0]
+
+    output, residual = read(params)
+    for layer, value in enumerate(np.asarray(residual)):
         if not np.isfinite(value).all():
             rows = np.unique(np.argwhere(~np.isfinite(value))[:, 0]).tolist()
             return f'the output of layer {layer} is not finite, first in rows {rows[:5]} of the batch'
