@@ -44,9 +44,10 @@ function dock(failed) {
     if (chosen) tabs.scrollLeft = Math.max(0, button.offsetLeft - tabs.offsetLeft - 60);
   });
   watch(['view'], choose);
-  const run = make('button', { type: 'button', class: 'run', id: 'run', on: { click: () => setRunning(!state.running) } }, '▶ Run');
+  const run = make('button', { type: 'button', class: 'run', id: 'run', 'aria-label': 'Run', on: { click: () => setRunning(!state.running) } }, '▶', make('span', {}, ' Run'));
   watch(['running'], () => {
-    run.textContent = state.running ? '❚❚ Stop' : '▶ Run';
+    run.replaceChildren(...(state.running ? ['❚❚', make('span', {}, ' Stop')] : ['▶', make('span', {}, ' Run')]));
+    run.setAttribute('aria-label', state.running ? 'Stop' : 'Run');
     run.setAttribute('aria-pressed', state.running ? 'true' : 'false');
   });
   const step = (by) => async () => {

@@ -24,6 +24,12 @@ export function draw(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+/** Replaces what is in a node; null, false and lists as in `make`. */
+export function put(node, ...children) {
+  node.replaceChildren();
+  return fill(node, null, children);
+}
+
 /** A section of a view: a heading, one quiet line that says what is seen, and the content. */
 export function card(title, says, ...children) {
   return make('section', { class: 'card' },

@@ -3,7 +3,7 @@
 import { make } from '../core/dom.js';
 
 /**
- * @param rows {label (node or text), value, note (text), cut (drawn pale), pick (called on a click), title}
+ * @param rows {label (node or text), value, note (text), before (a value marked on the bar), cut (drawn pale), pick (called on a click), title}
  * @param options signed: bars grow from the middle, negative ones to the left; most: the value of a full bar
  */
 export function barList(rows, { signed = false, most, label } = {}) {
@@ -11,11 +11,13 @@ export function barList(rows, { signed = false, most, label } = {}) {
   return make('div', { class: `bars${signed ? ' signed' : ''}`, role: 'list', 'aria-label': label }, rows.map((row) => {
     const width = `${Math.max(0, Math.min(1, Math.abs(row.value) / full)) * (signed ? 50 : 100)}%`;
     const bar = make('span', { class: `bar${row.value < 0 ? ' below' : ''}`, style: { width } });
+    const ghost = row.before === undefined ? null
+      : make('span', { class: 'ghost', style: { left: `${Math.min(1, row.before / full) * 100}%` } });
     const name = row.pick
       ? make('button', { class: 'plain bar-pick', type: 'button', title: row.title, on: { click: row.pick } }, row.label)
       : make('span', { title: row.title }, row.label);
     return make('div', { class: `bar-row-one${row.cut ? ' cut' : ''}${row.current ? ' current' : ''}`, role: 'listitem' },
-      make('span', { class: 'bar-name' }, name), make('span', { class: 'bar-track', 'aria-hidden': 'true' }, bar),
+      make('span', { class: 'bar-name' }, name), make('span', { class: 'bar-track', 'aria-hidden': 'true' }, bar, ghost),
       make('span', { class: 'bar-note number' }, row.note));
   }));
 }

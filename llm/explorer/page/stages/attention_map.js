@@ -9,7 +9,7 @@ import { heatmap } from '../parts/heatmap.js';
 
 const WINDOW = 128; // tokens a side, as the server cuts and as a static file holds them
 
-const MODES = [['pattern', 'After softmax'], ['masked', 'After the mask'], ['scores', 'Before the mask']];
+const MODES = [['scores', 'Before mask'], ['masked', 'After mask'], ['pattern', 'After softmax']];
 
 /** @param layerOf tells the block. @returns the node */
 export function attentionMap(scope, layerOf) {

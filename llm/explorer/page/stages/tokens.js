@@ -1,6 +1,6 @@
 // Text to ids: every piece of the prompt with its id. Pointing at one shows its bytes and its neighbours.
 
-import { make } from '../core/dom.js';
+import { make, put } from '../core/dom.js';
 import { count } from '../core/format.js';
 import { change } from '../core/store.js';
 import { chip } from '../parts/chip.js';
@@ -16,7 +16,7 @@ export function tokensStage(scope) {
     const last = Math.min(trace.length, first + PAGE);
     const bytes = trace.tokens.reduce((sum, token) => sum + token.bytes.length, 0);
     const had = body.contains(document.activeElement);
-    body.replaceChildren(
+    put(body,
       make('div', { class: 'chips', role: 'group', 'aria-label': 'Tokens' }, trace.tokens.slice(first, last).map((token, i) => chip(token, {
         pick: () => change({ position: first + i }), current: first + i === position, note: String(token.id),
       }))),

@@ -71,7 +71,8 @@ export function editView(scope) {
   });
   return make('div', {},
     stageCard('Edit the model', 'Edits hold while this prompt is read and while tokens are drawn; the checkpoint stays as it is.', ['edit'],
-      editForm(scope, (edit) => attempt([...state.edits.filter((one) => !sameUnit(one, edit)), edit])), trouble, list),
+      // A scale of 1 is no edit.
+      editForm(scope, (edit) => attempt([...state.edits.filter((one) => !sameUnit(one, edit)), ...(edit.scale === 1 ? [] : [edit])])), trouble, list),
     stageCard('What changes', 'Probabilities of the next token, the model as trained beside the edited one.', [], seen));
 }
 
