@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from llm.analysis import lens
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.model.taps import Edit, Edits
@@ -148,25 +149,13 @@ def of_layer(
 def stacked(changes: Sequence[Scale], model: ModelConfig) -> Edits | None:
     """The same for `Transformer`, of all layers and for prompts of any length: changes that name no position.
 
-    Only sites that are changed: without them a step of decoding is as fast as ever.
+    Only sites that are changed: without changes a step of decoding is as fast as ever.
     """
-    if not changes:
-        return None
-    shapes = {
-        'head_outputs': (model.num_layers, 1, model.num_heads, 1, 1),
-        'neurons': (model.num_layers, 1, 1, model.hidden_width),
-        'attention_output': (model.num_layers, 1, 1, 1),
-        'feed_forward_output': (model.num_layers, 1, 1, 1),
-    }
-    edits = {}
-    for change in changes:
-        site, axis = SITES[change.part]
-        scale = edits.setdefault(site, np.ones(shapes[site], np.float32))
-        place: list[Any] = [change.layer, *[slice(None)] * (scale.ndim - 1)]
-        if axis is not None:
-            place[2 + axis] = change.index
-        scale[tuple(place)] *= change.factor
-    return {site: Edit(scale, np.zeros_like(scale)) for site, scale in edits.items()}
+    made = (
+        lens.scale(model, SITES[change.part][0], change.factor, layers=change.layer, units=change.index)
+        for change in changes
+    )
+    return lens.combine(*made) or None
 
 
 def plain(changes: Sequence[Change]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """The model one block at a time, so that a deep model or a long prompt fits: of each block only the stream that enters
 it is kept, and whatever else one wants to see of a block is computed again from that when it is looked at.
 
-All blocks of a model are one compiled program, whatever their number. Prompts are padded to powers of two, to the
-right, which a causal model does not see and the mask hides from any other.
+All blocks of a model are one compiled program, whatever their number (two, where some have a window and some none).
+Prompts are padded to powers of two, to the right, which a causal model does not see and the mask hides from any other.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llm.analysis import lens
 from llm.config import ModelConfig
 from llm.inference.decode import bucket
-from llm.model.block import Block
-from llm.model.norms import Norm
-from llm.model.taps import Edits
+from llm.model.taps import SITES, Edit, Edits
 from llm.model.transformer import Transformer
 
 FEWEST = 32  # tokens that a prompt is padded to
-LENS_ROWS = 64  # positions whose logits are computed at once
+AT_ONCE = 64  # positions whose logits are computed together
 
 
 class Prompt(NamedTuple):
@@ -43,6 +43,18 @@ def pad(tokens: tuple[int, ...], config: ModelConfig) -> Prompt:
     return Prompt(np.array(tokens + (0,) * (size - len(tokens)), np.int32), np.int32(len(tokens)))
 
 
+def padded_rows(rows: np.ndarray, size: int) -> np.ndarray:
+    """`rows`, and zeros behind them."""
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def one_layer(config: ModelConfig, layer: int) -> ModelConfig:
+    """A model of one block that is like that of `layer`."""
+    window = config.layer_windows[layer]
+    local = None if window is None else config.local_rope_base
+    return dataclasses.replace(config, num_layers=1, windows=(window,), local_rope_base=local)
+
+
 class Entry(NamedTuple):
     """What happens before the first block.
 
@@ -57,29 +69,30 @@ class Entry(NamedTuple):
     stream: Float[Array, 'padded width']
 
 
-@functools.partial(jax.jit, static_argnames='config')
 def enter(config: ModelConfig, params: Any, prompt: Prompt) -> Entry:
     """From ids to the stream that enters the first block."""
-    stream, state = _apply(config, params, prompt, lambda x, layers, context: x, mutable=['intermediates'])
-    seen = state['intermediates']
-    added = seen['position_embedding'][0][0] if 'position_embedding' in seen else None
-    return Entry(seen['token_embedding'][0][0], added, stream[0])
+    return _enter(one_layer(config, 0), params, prompt)
 
 
-Captured = dict[str, Array]  # by site, without the axis of rows
-View = Callable[..., Any]  # from (captured, parameters of the layer, prompt, arguments) to what is shown
+@functools.partial(jax.jit, static_argnames='config')
+def _enter(config, params, prompt):
+    captured = _run(config, params, prompt, 0, {})
+    return Entry(captured['token_embedding'], captured.get('position_embedding'), captured['residual_before'])
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'view'))
+Captured = dict[str, Array]  # by site, without the axes of layers and rows
+View = Callable[[Captured, Any, Prompt, Any], Any]  # (sites, the block's parameters, prompt, arguments) -> arrays
+
+
 def look(
     config: ModelConfig,
     view: View,
     params: Any,
     prompt: Prompt,
-    layer: Int[Array, ''],
+    layer: int,
     stream: Float[Array, 'padded width'],
     edits: Edits | None,
-    arguments: Any,
+    arguments: Any = None,
 ) -> Any:
     """Runs one block on the stream that enters it, and returns what `view` makes of its sites.
 
@@ -93,51 +106,43 @@ def look(
         edits: of this block, without an axis of layers.
         arguments: for the view.
     """
-
-    def one(x, layers, context):
-        windows, _, _ = layers
-        block = jax.tree.map(lambda leaf: leaf[layer], params['blocks'])
-        settings = (None if windows is None else windows[layer], None, edits)
-        variables = {'params': block}
-        _, state = Block(config, parent=None).apply(
-            variables, stream[None].astype(x.dtype), settings, context, mutable=['intermediates']
-        )
-        return view(_captured(state['intermediates']), block, prompt, arguments)
-
-    return _apply(config, params, prompt, one)
+    return _look(one_layer(config, layer), view, params, prompt, np.int32(layer), stream, edits, arguments)
 
 
-def _apply(config, params, prompt, blocks, **options):
+@functools.partial(jax.jit, static_argnames=('config', 'view'))
+def _look(config, view, params, prompt, layer, stream, edits, arguments):
+    edits = {name: Edit(edit.scale[None], edit.offset[None]) for name, edit in (edits or {}).items()}
+    edits['residual_before'] = Edit(jnp.zeros((1, 1, 1, 1)), stream[None, None])
+    block = jax.tree.map(lambda leaf: leaf[layer], params['blocks'])
+    return view(_run(config, params, prompt, layer, edits), block, prompt, arguments)
+
+
+def _run(config, params, prompt, layer, edits):
+    alone = params | {'blocks': jax.tree.map(lambda leaf: leaf[layer][None], params['blocks'])}
     real = (jnp.arange(prompt.tokens.shape[0]) < prompt.length).astype(jnp.int32)
-    model = Transformer(config)
-    return model.apply({'params': params}, prompt.tokens[None], segment_ids=real[None], blocks=blocks, **options)
+    _, state = Transformer(config).apply(
+        *({'params': alone}, prompt.tokens[None]),
+        segment_ids=real[None],
+        with_logits=False,
+        edits=edits,
+        mutable=['intermediates'],
+    )
+    return dict(_sites(state['intermediates'], ()))
 
 
-def _captured(tree):
-    """Sites by name, wherever in the block they are, of the only row."""
-    found = {}
+def _sites(tree, scope):
+    """Every site with its value for the only row (of the only layer)."""
     for name, value in tree.items():
-        found |= _captured(value) if isinstance(value, dict) else {name: value[0][0]}
-    return found
-
-
-@functools.partial(jax.jit, static_argnames='config')
-def final_norm(config: ModelConfig, params: Any, stream: Float[Array, '*batch width']) -> Float[Array, '*batch width']:
-    """What the head reads of a stream."""
-    return Norm(config).apply({'params': params['final_norm']}, stream)
-
-
-def unembed(
-    config: ModelConfig, params: Any, hidden: Float[Array, '*batch width']
-) -> Float[Array, '*batch vocabulary']:
-    """Logits of what the final norm gives."""
-    return Transformer(config).apply({'params': params}, hidden, method='unembed')
+        if isinstance(value, dict):
+            yield from _sites(value, (*scope, name))
+        elif name in SITES:
+            yield name, value[0][0, 0] if SITES[name].layered else value[0][0]
 
 
 @functools.partial(jax.jit, static_argnames='config')
 def logits(config: ModelConfig, params: Any, stream: Float[Array, 'rows width']) -> Float[Array, 'rows vocabulary']:
-    """Logits of streams, as if what comes after the last block came next."""
-    return unembed(config, params, final_norm(config, params, stream)).astype(jnp.float32)
+    """What the head says of streams, through the final norm."""
+    return lens.unembed(params, config, stream).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -147,16 +152,24 @@ def _token_losses(config, params, stream, targets):
 
 
 def token_losses(config: ModelConfig, params: Any, stream: np.ndarray, tokens: tuple[int, ...]) -> np.ndarray:
-    """Nats of each token given those before it, NaN for the first; logits of a few positions at a time."""
+    """Nats of each token given those before it, NaN for the first; the logits of a few positions at a time.
+
+    Args:
+        config, params: the model.
+        stream: (length, width), what leaves the last block.
+        tokens: the prompt.
+    """
     found = np.full(len(tokens), np.nan, np.float32)
-    for start in range(0, len(tokens) - 1, LENS_ROWS):
-        rows = min(LENS_ROWS, len(tokens) - 1 - start)
-        piece = padded_rows(stream[start : start + rows], LENS_ROWS)
-        targets = padded_rows(np.array(tokens[start + 1 : start + 1 + rows], np.int32), LENS_ROWS)
-        found[start + 1 : start + 1 + rows] = np.asarray(_token_losses(config, params, piece, targets))[:rows]
+    for start in range(0, len(tokens) - 1, AT_ONCE):
+        targets = np.array(tokens[start + 1 : start + 1 + AT_ONCE], np.int32)
+        rows = len(targets)
+        piece = padded_rows(stream[start : start + rows], AT_ONCE)
+        losses = _token_losses(config, params, piece, padded_rows(targets, AT_ONCE))
+        found[start + 1 : start + 1 + rows] = np.asarray(losses)[:rows]
     return found
 
 
-def padded_rows(rows: np.ndarray, size: int) -> np.ndarray:
-    """`rows` and zeros behind them."""
-    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+@functools.partial(jax.jit, static_argnames='config')
+def final_norm(config: ModelConfig, params: Any, stream: Float[Array, '*batch width']) -> Float[Array, '*batch width']:
+    """What the head reads of a stream."""
+    return Transformer(config).apply({'params': params}, stream, method=lambda model, x: model.final_norm(x))

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from llm import runtime
+from llm import config_json, runtime
+from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.explorer.kept import Kept
@@ -61,6 +62,7 @@ class Run:
             raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
         self.tokenizer = open_workdir(workdir.path)
         self.tokenizer.check_fits(self.model.vocab_size)
+        self._parameters = parameter_count(self.model)
 
     def steps(self) -> list[int]:
         """Checkpoints, oldest first: a run that trains makes more of them."""
@@ -88,6 +90,7 @@ class Run:
             'norm_placement': model.norm_placement,
             'activation': model.activation,
             'tied': model.tied_embeddings,
+            'parameters': self._parameters,
             'kernel': {
                 'training': stored.get('attention_backend', self.trained.attention_backend),
                 'here': attention_backends.running(model),
@@ -95,7 +98,7 @@ class Run:
             },
             'dtype': {'training': self.trained.compute_dtype, 'here': model.compute_dtype},
             'tokenizer': self.tokenizer.digest,
-            'config': dataclasses.asdict(self.config),
+            'config': config_json.to_dict(self.config),
         }
 
 

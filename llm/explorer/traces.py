@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from llm.errors import UserError
@@ -16,6 +17,7 @@ from llm.explorer.kept import Kept
 from llm.explorer.runs import Run, Runs
 
 TRACE_BYTES = 2**30  # of traces, and as much again of what is looked at in them
+WHOLE_PATTERNS = 2**22  # weights of a layer up to which all its heads are computed when one is looked at
 MOST_REMEMBERED = 4096  # traces whose ids are still understood
 
 
@@ -114,13 +116,13 @@ class Traces:
         edits = [self._edits(spec, layer) for layer in range(config.num_layers)]
         program = (config, prompt.tokens.shape, base is None)
         begin = time.perf_counter()
-        entry = layers.enter(config, params, prompt) if base is None else base.entry
+        entry = jax.tree.map(np.asarray, layers.enter(config, params, prompt)) if base is None else base.entry
         streams = np.empty((config.num_layers + 1, length, config.width), np.float32)
-        streams[: first + 1] = np.asarray(entry.stream)[None, :length] if base is None else base.streams[: first + 1]
+        streams[: first + 1] = entry.stream[None, :length] if base is None else base.streams[: first + 1]
         x = entry.stream if base is None else layers.padded_rows(base.streams[first], prompt.tokens.shape[0])
         kept: dict[str, list[np.ndarray]] = {}
         for layer in range(first, config.num_layers):
-            seen = layers.look(config, views.passing, params, prompt, np.int32(layer), x, edits[layer], tail)
+            seen = layers.look(config, views.passing, params, prompt, layer, x, edits[layer], tail)
             x = seen.pop('after')
             streams[layer + 1] = np.asarray(x)[:length]
             for name, value in seen.items():
@@ -128,15 +130,17 @@ class Traces:
         milliseconds = 1000 * (time.perf_counter() - begin)
         compiled = program not in self._compiled
         self._compiled.add(program)
-        norms = {}
+        norms = {'residual': np.linalg.norm(streams, axis=-1)}
         for part in ('between', 'attention', 'feed_forward'):
-            mine = [norm[:length] for norm in kept.get(f'{part}_norm', [])]
-            before = [] if base is None else list(base.norms[part][:first])
-            norms[part] = np.stack(before + mine) if before + mine else np.zeros((config.num_layers, length), np.float32)
+            norms[part] = np.zeros((config.num_layers, length), np.float32)
+            if base is not None:
+                norms[part][:first] = base.norms[part][:first]
+            for layer, norm in enumerate(kept.get(f'{part}_norm', ()), first):
+                norms[part][layer] = norm[:length]
         losses = layers.token_losses(config, params, streams[-1], spec.tokens)
-        norms['residual'] = np.linalg.norm(streams, axis=-1)
         trace = Trace(entry, streams, norms, losses, milliseconds, compiled)
-        self._keep_tail(spec, int(tail), first, kept)
+        if base is None:  # else some layers are missing; what is asked for is computed again then
+            self._keep_window(spec, int(tail), {name: kept[name] for name in kept if not name.endswith('_norm')})
         return trace
 
     def _edits(self, spec, layer):
@@ -150,7 +154,7 @@ class Traces:
         if patch.part == 'residual':
             return self.get(other).streams[patch.layer + 1, patch.source_position]
         site, axis = edits_lib.SITES[patch.part]
-        values = np.asarray(self.look(other, views.site(site), patch.layer))
+        values = np.asarray(self.look(other, views.WHOLE[site], patch.layer))
         if axis is None:
             return values[patch.source_position]
         if axis == 0:
@@ -171,49 +175,44 @@ class Traces:
             return self._looks[key]
         trace, prompt = self.get(spec), layers.pad(spec.tokens, run.model)
         stream = layers.padded_rows(trace.streams[layer], prompt.tokens.shape[0])
-        seen = layers.look(
-            *(run.showing, view, self.params(spec), prompt, np.int32(layer), stream, self._edits(spec, layer)),
-            None if number is None else np.int32(number),
-        )
-        seen = _on_host(seen)
-        return self._looks.put(key, seen, sum(leaf.nbytes for leaf in _leaves(seen)))
+        at = None if number is None else np.int32(number)
+        seen = layers.look(run.model, view, self.params(spec), prompt, layer, stream, self._edits(spec, layer), at)
+        seen = jax.tree.map(np.asarray, seen)
+        return self._looks.put(key, seen, sum(leaf.nbytes for leaf in jax.tree.leaves(seen)))
 
-    def contributions(self, spec: Spec, position: int) -> dict[str, np.ndarray]:
-        """What heads, attention and feed-forward add at one position, each (layers, ...)."""
-        trace = self.get(spec)
-        length = len(spec.tokens)
-        last = max(0, length - views.TAIL)
+    def attention(
+        self, spec: Spec, layer: int, head: int | None = None, query: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores before the mask and weights after the softmax: of all heads, of one, or of one query in all heads.
+
+        Of a short prompt all are computed at once and kept.
+        """
+        run, length = self.runs[spec.run], len(spec.tokens)
+        if head is not None:
+            edits_lib.require('head', head, run.model.num_heads)
+        if run.model.num_heads * length**2 <= WHOLE_PATTERNS or (head is None and query is None):
+            which = (slice(None) if head is None else head, slice(None) if query is None else query)
+            scores, weights = (x[which] for x in self.look(spec, views.attention, layer))
+        elif head is not None:
+            scores, weights = self.look(spec, views.head, layer, head)
+        else:
+            scores, weights = self.look(spec, views.row, layer, query)
+        real = (..., slice(length)) if query is not None else (..., slice(length), slice(length))
+        return scores[real], weights[real]
+
+    def parts(self, spec: Spec, position: int) -> dict[str, np.ndarray]:
+        """What every block adds at one position, by site: (layers, ...) each."""
+        trace, last = self.get(spec), max(0, len(spec.tokens) - views.TAIL)
         at = last if position >= last else position // views.TAIL * views.TAIL
-        key = (spec, 'contributions', at)
-        if key not in self._looks:
-            model = self.runs[spec.run].model
-            found = [self.look(spec, views.window, layer, at) for layer in range(model.num_layers)]
-            self._keep_window(key, {name: [layer[name] for layer in found] for name in found[0]})
-        del trace
-        axes = {'head_outputs': 2}
-        return {name: np.take(value, position - at, axis=axes.get(name, 1)) for name, value in self._looks[key].items()}
+        if (spec, at) not in self._looks:
+            found = [self.look(spec, views.window, layer, at) for layer in range(len(trace.streams) - 1)]
+            self._keep_window(spec, at, {name: [layer[name] for layer in found] for name in found[0]})
+        kept = self._looks[spec, at]
+        return {name: value[..., position - at, :] for name, value in kept.items()}
 
-    def _keep_tail(self, spec, at, first, kept):
-        """Contributions at the last positions come with the pass, unless part of it was taken from another trace."""
-        if first == 0:
-            parts = ('head_outputs', 'attention_output', 'feed_forward_output')
-            self._keep_window((spec, 'contributions', at), {name: kept[name] for name in parts if name in kept})
-
-    def _keep_window(self, key, parts):
+    def _keep_window(self, spec, at, parts):
         stacked = {name: np.stack(values) for name, values in parts.items()}
-        self._looks.put(key, stacked, sum(value.nbytes for value in stacked.values()))
-
-
-def _on_host(tree):
-    import jax
-
-    return jax.tree.map(np.asarray, tree)
-
-
-def _leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)
+        self._looks.put((spec, at), stacked, sum(value.nbytes for value in stacked.values()))
 
 
 def check_prompt(run: Run, tokens: tuple[int, ...]) -> None:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llm.analysis import lens
 from llm.explorer.layers import Captured, Prompt
 
 THUMBNAIL = 32  # cells of a thumbnail's side
+STREAMS = ('residual_before', 'attention_output', 'residual_between', 'feed_forward_output', 'residual_after')
 TAIL = 64  # last positions whose heads are kept with a trace, for attribution
 
 
@@ -41,14 +43,17 @@ def window(captured: Captured, block: Any, prompt: Prompt, at: Int[Array, '']) -
     """What heads and feed-forward contribute at `TAIL` positions from `at`: for attribution."""
     size = min(TAIL, prompt.tokens.shape[0])
     cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, at, size, axis)
-    kept = {'head_outputs': cut(captured['head_outputs'], 1), 'attention_output': cut(captured['attention_output'], 0)}
-    if 'feed_forward_output' in captured:
-        kept['feed_forward_output'] = cut(captured['feed_forward_output'], 0)
-    return kept
+    names = ('head_outputs', *STREAMS)
+    return {name: cut(captured[name], 1 if name == 'head_outputs' else 0) for name in names if name in captured}
+
+
+def attention(captured: Captured, block: Any, prompt: Prompt, _: None) -> tuple[Array, Array]:
+    """Scores before the mask and weights after the softmax of all heads, each (heads, query, key)."""
+    return captured['scores'], captured['pattern']
 
 
 def head(captured: Captured, block: Any, prompt: Prompt, number: Int[Array, '']) -> tuple[Array, Array]:
-    """Scores before the mask and weights after the softmax of one head, each (query, key)."""
+    """The same of one head, for prompts so long that all would be too much."""
     return captured['scores'][number], captured['pattern'][number]
 
 
@@ -58,84 +63,41 @@ def row(captured: Captured, block: Any, prompt: Prompt, query: Int[Array, '']) -
 
 
 def heads(captured: Captured, block: Any, prompt: Prompt, _: None) -> dict[str, Array]:
-    """Every head at a glance: its pattern in few cells, and what it mostly looks at."""
+    """Every head at a glance: its pattern in few cells, and what it mostly looks at on this prompt."""
     pattern = captured['pattern']
     padded = pattern.shape[-1]
-    real = jnp.arange(padded) < prompt.length
+    at, length = jnp.arange(padded), prompt.length
+    real = at < length
     pattern = jnp.where(real[None, :, None] & real[None, None, :], pattern, 0.0)
-    length = prompt.length.astype(jnp.float32)
-    bits = jnp.where(pattern > 0, -pattern * jnp.log(jnp.where(pattern > 0, pattern, 1.0)), 0.0)
-    cell = jnp.maximum(-(-prompt.length // THUMBNAIL), 1)
-    return {
-        'entropy': jnp.sum(bits, axis=(1, 2)) / length,
+    nats = jnp.where(pattern > 0, -pattern * jnp.log(jnp.where(pattern > 0, pattern, 1.0)), 0.0)
+    # Padding, as tokens that occur once, has no copies; as queries that look nowhere it only counts in a mean over all.
+    tokens = jnp.where(real, prompt.tokens, -1 - at)
+    scores = {name: score[0] for name, score in lens.head_scores(pattern[None, None], tokens[None]).items()}
+    scores['previous'] = scores['previous'] * (padded - 1) / (length - 1)
+    return scores | {
+        'entropy': jnp.sum(nats, axis=(1, 2)) / length,
         'first': jnp.sum(pattern[:, :, 0], axis=1) / length,
-        'thumbnails': pooled(pattern, cell, min(THUMBNAIL, padded)),
-        **_copies(pattern, prompt),
+        'thumbnails': pooled(pattern, -(-length // THUMBNAIL), min(THUMBNAIL, padded)),
     }
 
 
-def _copies(pattern, prompt):
-    """Mean weight on the previous token, on earlier copies of a query's token, and on what followed them.
-
-    The scores of Olsson et al. 2022, on the user's own prompt: over the queries that have such keys; NaN if none has.
-    """
-    padded = pattern.shape[-1]
-    at, tokens = jnp.arange(padded), prompt.tokens
-    real = at < prompt.length
-    earlier = (at[:, None] > at[None, :]) & real[:, None]
-    same = earlier & (tokens[:, None] == tokens[None, :])
-    followed = jnp.pad(same[:, :-1], ((0, 0), (1, 0)))  # key j follows a copy of the query's token at j - 1
-    keys = {'previous': earlier & (at[:, None] == at[None, :] + 1), 'duplicate': same, 'induction': followed & earlier}
-    found = {}
-    for name, wanted in keys.items():
-        queries = jnp.sum(jnp.any(wanted, axis=1))
-        weight = jnp.sum(jnp.where(wanted[None], pattern, 0.0), axis=(1, 2))
-        found[name] = jnp.where(queries > 0, weight / queries, jnp.nan)
-    return found
-
-
-def pooled(pattern: Float[Array, 'heads query key'], cell: Int[Array, ''], size: int) -> Float[Array, 'heads size size']:
+def pooled(
+    pattern: Float[Array, 'heads query key'], cell: Int[Array, ''], size: int
+) -> Float[Array, 'heads size size']:
     """The largest weight of each cell of `cell` tokens a side; cells past `size` are left out."""
     group = jnp.arange(pattern.shape[-1]) // cell
     by_query = jax.ops.segment_max(pattern.swapaxes(0, 1), group, num_segments=size)  # (size, heads, key)
-    by_key = jax.ops.segment_max(by_query.transpose(2, 0, 1), group, num_segments=size)  # (size of key, of query, heads)
+    by_key = jax.ops.segment_max(
+        by_query.transpose(2, 0, 1), group, num_segments=size
+    )  # (size of key, of query, heads)
     return jnp.maximum(by_key.transpose(2, 1, 0), 0.0)
 
 
-def block(captured: Captured, block: Any, prompt: Prompt, position: Int[Array, '']) -> dict[str, Array]:
-    """The stream through a block at one position, and how much each head adds to it."""
-    names = ['residual_before', 'attention_output', 'residual_between', 'residual_after', 'feed_forward_output']
-    found = {name: captured[name][position] for name in names if name in captured}
-    mixed = captured['head_outputs'][:, position]  # (heads, head_dim)
-    kernel = block['attention']['output']['kernel'].reshape(*mixed.shape, -1)
-    added = jnp.einsum('hd,hdw->hw', mixed, kernel.astype(mixed.dtype))
-    return found | {'heads': _norms(added)}
-
-
-def neurons(captured: Captured, block: Any, prompt: Prompt, position: Int[Array, '']) -> tuple[Array, Array]:
-    """The activations at one position, and how far each neuron moves the stream: |activation| x norm of its row."""
-    values = captured['neurons'][position].astype(jnp.float32)
-    return values, jnp.abs(values) * _norms(block['feed_forward']['down']['kernel'])
-
-
-def neuron(captured: Captured, block: Any, prompt: Prompt, number: Int[Array, '']) -> Array:
-    """One neuron's activation at every position."""
-    return captured['neurons'][:, number]
-
-
-def site(name: str):
-    """The view of all of a site's values: the same function for the same name."""
-    return _SITES[name]
-
-
-def _whole(name):
+def _whole(site):
     def view(captured, block, prompt, _):
-        return captured[name]
+        return captured[site]
 
     return view
 
 
-_SITES = {
-    name: _whole(name)
-    for name in ('head_outputs', 'neurons', 'attention_output', 'feed_forward_output', 'residual_after')
-}
+WHOLE = {site: _whole(site) for site in ('head_outputs', 'neurons', 'attention_output', 'feed_forward_output')}
