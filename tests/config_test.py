@@ -197,7 +197,7 @@ WRONG = [
     ('model.num_kv_heads', ModelConfig, {'num_kv_heads': 8}),
     ('model.head_dim', ModelConfig, {'head_dim': 0}),
     ('model.head_dim', ModelConfig, {'head_dim': 5}),
-    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': 0}),
+    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': -1}),
     ('model.rope_base', ModelConfig, {'rope_base': 1.0}),
     ('model.attention_scale', ModelConfig, {'attention_scale': 0.0}),
     ('model.attention_softcap', ModelConfig, {'attention_softcap': -1.0}),

@@ -95,7 +95,7 @@ MODEL_KNOBS = {
     'num_heads': ([4, 2], {'head_dim': 4}),
     'num_kv_heads': ([None, 2, 1], {}),
     'head_dim': ([None, 6], {}),
-    'feed_forward_width': ([None, 24], {}),
+    'feed_forward_width': ([None, 24, 0], {}),
     'activation': (None, {}),
     'position': (None, {}),
     'rope_base': ([10_000.0, 100.0], {}),

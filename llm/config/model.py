@@ -24,7 +24,7 @@ class ModelConfig:
     num_heads: int = 4  # query heads
     num_kv_heads: int | None = None  # key and value heads: None is num_heads (MHA), 1 is MQA, between is GQA
     head_dim: int | None = None  # size of one head; None is width / num_heads
-    feed_forward_width: int | None = None  # hidden size; None is 4 x width, or 8/3 x width for gated activations
+    feed_forward_width: int | None = None  # hidden size; None is 4 x width, 8/3 x width if gated; 0 is attention only
     activation: Activation = (
         'swiglu'  # feed-forward nonlinearity; those ending in -glu are gated, gelu is the tanh form
     )
@@ -69,9 +69,11 @@ class ModelConfig:
         require_choices('model', self)
         for name in ('vocab_size', 'context_length', 'num_layers', 'width', 'num_heads'):
             require(getattr(self, name) >= 1, f'model.{name}', getattr(self, name), 'at least 1')
-        for name in ('num_kv_heads', 'head_dim', 'feed_forward_width'):
+        for name in ('num_kv_heads', 'head_dim'):
             value = getattr(self, name)
             require(value is None or value >= 1, f'model.{name}', value, 'at least 1, or None')
+        hidden = self.feed_forward_width
+        require(hidden is None or hidden >= 0, 'model.feed_forward_width', hidden, '0 for none, more, or None')
         if self.head_dim is None:
             require(
                 self.width % self.num_heads == 0,
@@ -106,6 +108,12 @@ class ModelConfig:
             'model.biases',
             self.biases,
             'without lm_head when model.tied_embeddings is True',
+        )
+        require(
+            not ('feed_forward' in self.biases and self.hidden_width == 0),
+            'model.biases',
+            self.biases,
+            'without feed_forward when model.feed_forward_width is 0',
         )
         require(0 <= self.dropout < 1, 'model.dropout', self.dropout, 'in [0, 1)')
         require(self.init_std > 0, 'model.init_std', self.init_std, 'positive')

@@ -21,6 +21,7 @@ from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import model_angles
+from llm.model.taps import ON_SCORES, Edits, check_edits, split_edits, tap, tapped
 from llm.parallel.axes import constrain
 
 REMAT_POLICIES = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
@@ -95,6 +96,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         example_ids: Int[Array, 'batch'] | None = None,
         with_logits: bool = True,
+        edits: Edits | None = None,
     ) -> Output:
         """Reads tokens, each attending to itself and the earlier ones of its segment.
 
@@ -106,8 +108,11 @@ class Transformer(nn.Module):
             cache: keys and values of the past; the new tokens are written behind them.
             example_ids: number of each row in the global batch, for dropout.
             with_logits: whether to project onto the vocabulary, the largest array of a small model.
+            edits: changes of what is computed on the way, by the name of the site, see `llm.model.taps`.
         """
         config = self.config
+        check_edits(edits, config)
+        edits, block_edits = split_edits(edits)
         batch, length = tokens.shape
         steps = jnp.arange(length, dtype=jnp.int32)[None, :]
         if cache is None:
@@ -127,7 +132,7 @@ class Transformer(nn.Module):
             query_segments = key_segments = None
         positions = jnp.broadcast_to(index, tokens.shape) if positions is None else positions
         mask = None
-        if cache is not None or self._shows_weights() or attention_backends.running(config) == 'reference':
+        if cache is not None or self._shows_weights(block_edits) or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
             mask = make_mask('causal', index, key_index, **segments, key_length=key_length)
         rope, local_rope = model_angles(positions, config) if config.position == 'rope' else (None, None)
@@ -142,20 +147,21 @@ class Transformer(nn.Module):
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
             local_rope=local_rope,
         )
-        x = self.embedding(tokens)
+        x = tap(self, 'token_embedding', self.embedding(tokens), edits)
         if config.position == 'learned':
-            x = x + self.positions(positions).astype(x.dtype)
+            x = x + tap(self, 'position_embedding', self.positions(positions).astype(x.dtype), edits)
         elif config.position == 'sinusoidal':
-            x = x + sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+            waves = sinusoidal(positions, config.width, wide(config.compute_dtype)).astype(x.dtype)
+            x = x + tap(self, 'position_embedding', waves, edits)
         if config.embedding_norm:
             x = self.embedding_norm(x)
         x = self.embedding_dropout(x, context.example_ids)
         x = constrain(x, 'batch', 'length', None)
         if cache is None and not self._prepared():
-            x, _ = self.blocks(x, (self._windows(), None), context)
+            x, _ = self.blocks(x, (self._windows(), None, block_edits), context)
         else:
-            x, cache = self._one_by_one(x, cache, context)
-        hidden = self.final_norm(x)
+            x, cache = self._one_by_one(x, cache, context, block_edits)
+        hidden = tap(self, 'hidden', self.final_norm(x), edits)
         if cache is not None:
             cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
@@ -176,7 +182,7 @@ class Transformer(nn.Module):
         """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
         return not self.is_initializing() and isinstance(self.variables['params']['blocks'], tuple)
 
-    def _one_by_one(self, x, cache, context):
+    def _one_by_one(self, x, cache, context, edits):
         """Layer after layer without a scan, which would copy the whole cache, out of it and into a new one."""
         config, layers, windows = self.config, self.variables['params']['blocks'], self._windows()
         if not self._prepared():
@@ -186,13 +192,14 @@ class Transformer(nn.Module):
             layer = (
                 None if windows is None else windows[i],
                 None if cache is None else LayerCache(*cache[:2], i, config.compute_dtype),
+                jax.tree.map(lambda x, i=i: x[i], edits),
             )
             x, cached = Block(config, parent=None).apply({'params': params}, x, layer, context)
             cache = None if cache is None else cache._replace(keys=cached.keys, values=cached.values)
         return x, cache
 
-    def _shows_weights(self):
-        return self.is_initializing() or self.is_mutable_collection('intermediates')
+    def _shows_weights(self, edits):
+        return self.is_initializing() or tapped(self, ON_SCORES, edits)
 
     def _windows(self):
         """The window of each layer as an array scanned beside the parameters, or None if every layer sees all."""

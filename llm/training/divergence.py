@@ -65,7 +65,7 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
     documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
     output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
+    residual = np.asarray(captured['intermediates']['blocks']['residual_after'][0])
     for layer, value in enumerate(residual):
         if not np.isfinite(value).all():
             rows = np.unique(np.argwhere(~np.isfinite(value))[:, 0]).tolist()
