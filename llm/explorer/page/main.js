@@ -87,7 +87,7 @@ function askForToken(page) {
     event.preventDefault();
     keepToken(field.value);
     location.reload();
-  } } }, make('h1', {}, 'Glassbox'), make('p', {}, 'This server wants its token: the value of the variable that --token-env named.'),
+  } } }, make('h1', {}, 'Glassbox'), make('p', {}, 'This server was started with a token and wants it.'),
   make('div', { class: 'row' }, field, make('button', { type: 'submit', class: 'main' }, 'Open'))));
   field.focus();
 }

@@ -30,13 +30,6 @@ export function put(node, ...children) {
   return fill(node, null, children);
 }
 
-/** A section of a view: a heading, one quiet line that says what is seen, and the content. */
-export function card(title, says, ...children) {
-  return make('section', { class: 'card' },
-    make('div', { class: 'card-head' }, make('h2', {}, title), says ? make('p', { class: 'quiet' }, says) : null),
-    ...children);
-}
-
 /** Says a line to screen readers. */
 export function announce(text) {
   document.getElementById('said').textContent = text;
