@@ -3,7 +3,7 @@
 import { draw, make } from '../core/dom.js';
 import { number } from '../core/format.js';
 
-const SIZE = { width: 640, height: 220, left: 52, right: 12, top: 12, bottom: 34 };
+const SIZE = { width: 640, height: 220, left: 52, right: 24, top: 12, bottom: 34 };
 
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted || 1;
@@ -14,9 +14,17 @@ function ticks(low, high, wanted) {
   return out;
 }
 
+/** The numbers of an axis with as many decimals as tell them apart. */
+function axisText(value, values, share) {
+  const step = values.length > 1 ? values[1] - values[0] : Math.abs(value) || 1;
+  const scale = share ? 100 : 1;
+  const decimals = Math.max(0, Math.min(6, -Math.floor(Math.log10(step * scale) + 1e-9)));
+  return `${(value * scale).toFixed(decimals).replace('-', '−')}${share ? ' %' : ''}`;
+}
+
 /**
  * @param series list of {name, colour (a custom property), points: list of [x, y]}
- * @param options title, xName, mark (an x), zero (whether the axis starts at 0), pick (called with an x)
+ * @param options title, xName, mark (an x), zero (whether the axis starts at 0), format (of the numbers; other than `number`: they are shares)
  */
 export function lineChart(series, { title, xName, mark, zero = false, format = number }) {
   const all = series.flatMap((one) => one.points).filter(([, y]) => Number.isFinite(y));
@@ -32,12 +40,14 @@ export function lineChart(series, { title, xName, mark, zero = false, format = n
   const across = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
   const up = (y) => height - bottom - ((y - y0) / (y1 - y0 || 1)) * (height - top - bottom);
   const picture = draw('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `${title}: ${sayEnds(series, format)}` });
-  for (const value of ticks(y0, y1, 4)) {
+  const levels = ticks(y0, y1, 4);
+  for (const value of levels) {
     picture.append(draw('line', { class: 'grid', x1: left, x2: width - right, y1: up(value), y2: up(value) }),
-      draw('text', { x: left - 6, y: up(value), class: 'tick y' }, format(value)));
+      draw('text', { x: left - 6, y: up(value), class: 'tick y' }, axisText(value, levels, format !== number)));
   }
-  for (const value of x1 > x0 ? ticks(x0, x1, 6) : [x0]) {
-    picture.append(draw('text', { x: across(value), y: height - bottom + 15, class: 'tick x' }, String(Math.round(value * 1e6) / 1e6)));
+  // Steps, positions and blocks are whole numbers.
+  for (const value of x1 > x0 ? ticks(x0, x1, 6).filter(Number.isInteger) : [x0]) {
+    picture.append(draw('text', { x: across(value), y: height - bottom + 15, class: 'tick x' }, String(value)));
   }
   picture.append(draw('text', { x: (left + width - right) / 2, y: height - 4, class: 'tick x' }, xName));
   if (mark !== undefined && mark !== null) {

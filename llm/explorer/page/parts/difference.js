@@ -54,9 +54,9 @@ export function insideMaps(scope, answer, trace, pick) {
   }
   if (answer.pattern_distance) {
     const [rows, columns] = answer.pattern_distance.shape;
-    const map = heatmap({ label: 'Distance of attention patterns by block and head', pick: (layer, head) => pick({ layer, head, stage: `attention:${layer}`, view: 'follow' }) });
+    const map = heatmap({ label: 'Distance of attention patterns by block and head', pick: (layer, head) => pick({ layer, head }) });
     scope.also(map.end);
-    nodes.push(make('div', {}, make('h3', {}, 'Attention patterns: mean total variation'), map.node, make('p', { class: 'quiet small' }, 'Blocks down, heads across. Press a cell to see the head.')));
+    nodes.push(make('div', {}, make('h3', {}, 'Attention patterns: mean total variation'), map.node, make('p', { class: 'quiet small' }, 'Blocks down, heads across. Press a cell to see that head in both.')));
     map.show({
       rows, columns, widest: 40, colour: (row, column) => weightColour(answer.pattern_distance.at(row, column)),
       describe: (row, column) => `block ${row}, head ${column}: ${number(answer.pattern_distance.at(row, column))}`,

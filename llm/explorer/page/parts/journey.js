@@ -11,7 +11,7 @@ export function journey(model) {
     stages.push({ kind: 'attention', layer, title: 'Attention' });
     if (model.feed_forward_width) stages.push({ kind: 'feed_forward', layer, title: 'Feed-forward' });
   }
-  stages.push({ kind: 'logits', title: 'Logits' }, { kind: 'probabilities', title: 'Probabilities, cut' },
+  stages.push({ kind: 'stream', title: 'Stream, final norm' }, { kind: 'logits', title: 'Logits' }, { kind: 'probabilities', title: 'Probabilities, cut' },
     { kind: 'next', title: 'Next token' });
   return stages.map((stage) => ({ ...stage, key: stage.layer === undefined ? stage.kind : `${stage.kind}:${stage.layer}` }));
 }

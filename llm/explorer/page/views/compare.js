@@ -7,6 +7,7 @@ import { count, number } from '../core/format.js';
 import { Scope, change, model, state } from '../core/store.js';
 import { differenceNodes, insideMaps } from '../parts/difference.js';
 import { factList, stageCard } from '../parts/stage_card.js';
+import { headInBoth } from '../parts/head_in_both.js';
 
 /** @returns the node of the view */
 export function compareView(scope) {
@@ -51,6 +52,7 @@ export function compareView(scope) {
     inner = new Scope();
     insides.replaceChildren();
     const maps = insideMaps(inner, answer, trace, change);
+    if (answer.pattern_distance) maps.push(headInBoth(inner, trace, right, left, rightName));
     insides.replaceChildren(...(maps.length ? maps : [make('p', { class: 'quiet' }, 'Their shapes differ, so their insides are not compared number by number.')]));
     settings.replaceChildren(settingsTable(answer.config, left, rightName));
   });

@@ -10,11 +10,12 @@ import { logitsStage } from '../stages/logits.js';
 import { nextStage } from '../stages/next.js';
 import { positionsStage } from '../stages/positions.js';
 import { probabilitiesStage } from '../stages/probabilities.js';
+import { streamStage } from '../stages/stream.js';
 import { tokensStage } from '../stages/tokens.js';
 
 const STAGES = {
   tokens: tokensStage, embedding: embeddingStage, positions: positionsStage, attention: attentionStage, feed_forward: feedForwardStage,
-  logits: logitsStage, probabilities: probabilitiesStage, next: nextStage,
+  stream: streamStage, logits: logitsStage, probabilities: probabilitiesStage, next: nextStage,
 };
 
 /** @returns the node of the view */

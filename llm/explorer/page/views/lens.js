@@ -123,5 +123,5 @@ export function lensView(scope) {
 }
 
 function rowName(row, rows) {
-  return row === 0 ? 'input' : row === rows - 1 ? `block ${row - 1} (end)` : `block ${row - 1}`;
+  return row === 0 ? 'input' : `block ${row - 1}${row === rows - 1 && rows < 100 ? ', end' : ''}`;
 }
