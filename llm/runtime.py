@@ -183,7 +183,7 @@ def compute_dtype(config: Config) -> str:
 
 def product_flops(model: ModelConfig) -> float:
     """Of what `product_seconds` times."""
-    return 3 * 2 * _PRODUCT_ROWS * model.width * model.hidden_width
+    return 3 * 2 * _PRODUCT_ROWS * model.width * (model.hidden_width or model.width)
 
 
 def product_seconds(model: ModelConfig) -> float:
@@ -195,7 +195,8 @@ def product_seconds(model: ModelConfig) -> float:
 
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype='float32')
-    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, model.hidden_width))
+    wide = model.hidden_width or model.width  # without a feed-forward network, attention's product
+    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, wide))
     product = jax.jit(lambda x, kernel: jax.vjp(lambda *args: matmul(*args, model), x, kernel)[1](x @ kernel))
     times = []
     for _ in range(6):

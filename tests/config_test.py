@@ -207,6 +207,7 @@ WRONG = [
     ('model.norm_epsilon', ModelConfig, {'norm_epsilon': 0.0}),
     ('model.biases', ModelConfig, {'biases': ('query', 'query')}),
     ('model.biases', ModelConfig, {'biases': ('lm_head',)}),
+    ('model.biases', ModelConfig, {'biases': ('feed_forward',), 'feed_forward_width': 0}),
     ('model.dropout', ModelConfig, {'dropout': 1.0}),
     ('model.dropout', ModelConfig, {'dropout': -0.1}),
     ('model.init_std', ModelConfig, {'init_std': 0.0}),

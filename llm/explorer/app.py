@@ -3,9 +3,7 @@
 import asyncio
 import json
 import logging
-import math
 import mimetypes
-import pathlib
 import time
 from typing import Any
 
@@ -15,11 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from llm.errors import UserError, first_line
+from llm.explorer.arrays import dumps
+from llm.explorer.bundle import PAGE
 from llm.explorer.explorer import Explorer, NotFound
 from llm.serving.api_error import CLOSE, ApiError
 from llm.serving.exchange import ClientLeft, read_body
 
-PAGE = pathlib.Path(__file__).parent / 'page'
 MOST_BODY = 2**20  # bytes
 MOST_WAITING = 64  # requests; further ones are refused
 CLIENT_LEFT = 499
@@ -106,19 +105,6 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise ApiError(400, 'the body is not JSON that can be read') from None
-
-
-def dumps(value: Any) -> str:
-    """JSON; numbers that are not finite, which it does not have, become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(',', ':'))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 async def _page(request: Request) -> Response:

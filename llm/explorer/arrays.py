@@ -1,6 +1,8 @@
 """Arrays and tokens as JSON has them."""
 
 import base64
+import json
+import math
 from typing import Any
 
 import numpy as np
@@ -44,3 +46,16 @@ def token(tokenizer: Tokenizer, token_id: int) -> dict[str, Any]:
 def texts(tokenizer: Tokenizer, ids: Any) -> dict[str, str]:
     """The pieces of some ids, by id."""
     return {str(i): tokenizer.piece(i) for i in dict.fromkeys(np.asarray(ids).ravel().tolist())}
+
+
+def dumps(value: Any) -> str:
+    """JSON; numbers that are not finite, which it does not have, become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(',', ':'))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

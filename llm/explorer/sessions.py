@@ -113,7 +113,7 @@ class Sessions:
         self._sessions.put(name, session, self._allocated(session))
         return {
             'session': name,
-            'tokens': session.tokens,
+            'tokens': list(session.tokens),
             'prefill_milliseconds': milliseconds,
             'cache': self._cache(session),
         }
@@ -137,7 +137,7 @@ class Sessions:
         steps = []
         while len(steps) < count and session.stopped is None:
             steps.append(self._step(session))
-        return {'steps': steps, 'stopped': session.stopped, 'tokens': session.tokens}
+        return {'steps': steps, 'stopped': session.stopped, 'tokens': list(session.tokens)}
 
     def _step(self, session: Session) -> dict[str, Any]:
         tokenizer = self._runs[session.run].tokenizer

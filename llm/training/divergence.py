@@ -64,9 +64,14 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     model = Transformer(config.model)
     tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
     documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
-    output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual_after'][0])
-    for layer, value in enumerate(residual):
+
+    @jax.jit  # so that of all that could be captured only the stream is kept
+    def read(params):
+        output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
+        return output, captured['intermediates']['blocks']['residual_after'][0]
+
+    output, residual = read(params)
+    for layer, value in enumerate(np.asarray(residual)):
         if not np.isfinite(value).all():
             rows = np.unique(np.argwhere(~np.isfinite(value))[:, 0]).tolist()
             return f'the output of layer {layer} is not finite, first in rows {rows[:5]} of the batch'
