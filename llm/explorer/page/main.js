@@ -122,4 +122,7 @@ async function start() {
   }
 }
 
+// What the page knows, for the console of whoever is curious (and for the tests): glassbox(), glassbox.change({…}).
+window.glassbox = Object.assign(() => state, { change });
+
 start();

@@ -2,6 +2,7 @@
 
 import { make } from '../core/dom.js';
 import { get } from '../core/api.js';
+import { state } from '../core/store.js';
 
 const WORDS = new Set(('def class return if else elif for while in not and or is None True False import from as with lambda '
   + 'raise try except finally yield pass break continue assert del global nonlocal async await').split(' '));
@@ -28,6 +29,12 @@ export function sourceButton(...names) {
   }, make('span', { class: 'mono', 'aria-hidden': 'true' }, '</> '), 'Source');
 }
 
+// Several stages may live in one function (scores, softmax and weighted sum in one attention): it is shown once.
+function distinct(names, stages) {
+  const place = (name) => `${stages[name].file}:${stages[name].line}`;
+  return names.filter((name, i) => stages[name] && names.findIndex((other) => stages[other] && place(other) === place(name)) === i);
+}
+
 async function openSource(names) {
   const body = make('div', { class: 'dialog-body' }, make('p', { class: 'quiet' }, 'Reading …'));
   const dialog = make('dialog', { class: 'source', 'aria-label': 'Source' },
@@ -38,8 +45,8 @@ async function openSource(names) {
   document.body.append(dialog);
   dialog.showModal();
   try {
-    const { stages } = await get('/api/sources');
-    body.replaceChildren(...names.filter((name) => stages[name]).map((name) => make('article', {},
+    const { stages } = await get('/api/sources', state.run ? { run: state.run } : {});
+    body.replaceChildren(...distinct(names, stages).map((name) => make('article', {},
       make('h3', {}, make('code', {}, stages[name].name), ' ', make('span', { class: 'quiet small mono' }, `${stages[name].file}:${stages[name].line}`)),
       make('p', { class: 'quiet' }, stages[name].says),
       make('pre', { tabindex: 0, 'aria-label': `Source of ${stages[name].name}` }, make('code', {}, coloured(stages[name].source))))));
