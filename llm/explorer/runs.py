@@ -13,7 +13,6 @@ from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.explorer.kept import Kept
-from llm.model import attention_backends
 from llm.tokenizer import open_workdir
 from llm.training import checkpoint
 from llm.workdir import Workdir
@@ -91,10 +90,10 @@ class Run:
             'activation': model.activation,
             'tied': model.tied_embeddings,
             'parameters': self._parameters,
+            # Nothing but the reference has scores and weights to show, and it is what reads with a KV cache.
             'kernel': {
                 'training': stored.get('attention_backend', self.trained.attention_backend),
-                'here': attention_backends.running(model),
-                'patterns': 'reference',
+                'here': 'reference',
             },
             'dtype': {'training': self.trained.compute_dtype, 'here': model.compute_dtype},
             'tokenizer': self.tokenizer.digest,
