@@ -26,11 +26,11 @@ from llm.config import Config
 from llm.errors import UserError
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replaces the file as a whole: a reader, or a crash, sees the old text or the new one."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces the file as a whole: a reader, or a crash, sees the old content or the new one."""
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
+    with open(temporary, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

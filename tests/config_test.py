@@ -290,6 +290,21 @@ WRONG += [
     ('model.local_rope_base', ModelConfig, {'local_rope_base': 10.0}),
     ('model.local_rope_base', ModelConfig, {'local_rope_base': 1.0, 'windows': (3,)}),
 ]
+IMAGES = {'image_size': 8, 'patch_size': 2}
+WRONG += [
+    ('model.image_size', ModelConfig, {'image_size': 0, 'patch_size': 1}),
+    ('model.patch_size', ModelConfig, {'image_size': 8}),
+    ('model.patch_size', ModelConfig, {'patch_size': 2}),
+    *(('model.patch_size', ModelConfig, IMAGES | {'patch_size': size}) for size in (0, 3, 16)),
+    ('model.patch_size', ModelConfig, IMAGES | {'context_length': 15}),
+    ('model.image_channels', ModelConfig, {'image_channels': 3}),
+    ('model.image_channels', ModelConfig, IMAGES | {'image_channels': 0}),
+    ('model.image_positions', ModelConfig, {'image_positions': 'learned'}),
+    ('model.image_positions', ModelConfig, IMAGES | {'position': 'alibi'}),
+    ('model.image_positions', ModelConfig, IMAGES | {'image_positions': 'rotery'}),
+    ('model.image_attention', ModelConfig, {'image_attention': 'causal'}),
+    ('parallel.context', Config, {'model': ModelConfig(**IMAGES), 'parallel': ParallelConfig(context=2)}),
+]
 
 
 @pytest.mark.parametrize(('name', 'cls', 'values'), WRONG, ids=lambda value: getattr(value, '__name__', str(value)))
@@ -381,10 +396,13 @@ ROPE_SCALING = [
     *(f'model.rope_{name}' for name in ('factor', 'original_context', 'slow_turns', 'fast_turns')),
     *('model.rope_whole_pairs', 'model.rope_amplitude', 'model.local_rope_base'),
 ]
+READS_IMAGES = [f'model.{name}' for name in ('image_size', 'patch_size')]
+READS_IMAGES += [f'model.image_{name}' for name in ('channels', 'positions', 'attention')]
 PLAIN = [
     name
     for name in config_json.flatten(Config())
-    if name not in (*PARAMETRIZATION, *ROPE_SCALING) and (not name.endswith('.kind') or name == 'tokenizer.kind')
+    if name not in (*PARAMETRIZATION, *ROPE_SCALING, *READS_IMAGES)
+    and (not name.endswith('.kind') or name == 'tokenizer.kind')
 ]
 
 
@@ -451,6 +469,17 @@ def test_the_hashes_see_rope_scaling():
         assert len(set(map(hash_of, configs))) == len(configs)
     assert set(difference(configs[0], Config(model=ModelConfig(**yarn)))) == set(ROPE_SCALING[:-1])
     assert from_json(to_json(configs[-1])) == configs[-1]
+
+
+def test_the_hashes_see_what_images_are():
+    """The same of its fields."""
+    changes = [{'patch_size': 4}, {'image_size': 4}, {'image_channels': 3}]
+    changes += [{'image_positions': 'learned'}, {'image_attention': 'causal'}]
+    configs = [Config(), *(Config(model=ModelConfig(**IMAGES | change)) for change in ({}, *changes))]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == len(configs)
+    assert set().union(*(difference(configs[0], config) for config in configs)) == set(READS_IMAGES)
+    assert all(from_json(to_json(config)) == config for config in configs)
 
 
 def test_the_kind_of_a_choice_is_part_of_both_hashes():

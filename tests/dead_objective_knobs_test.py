@@ -22,6 +22,7 @@ from llm.config import (
     Config,
     Constant,
     DataConfig,
+    Distillation,
     LoRAConfig,
     ModelConfig,
     NextToken,
@@ -33,6 +34,7 @@ from llm.config import (
 from llm.data.instructions import Instruction, InstructionTable
 from llm.model import Transformer, lora
 from llm.objectives import registry
+from llm.objectives.distillation import predictions
 from llm.objectives.kl import adapted_coefficient
 from llm.training.checkpoint import params_sha256
 from llm.training.policy_update import make_rollout, make_update
@@ -71,6 +73,12 @@ GIVEN = {  # values of a field, and what else has to be set for it to matter
     (NextToken, 'label_smoothing'): ([0.0, 0.1], {}),
     (SFT, 'z_loss'): ([0.0, 0.1], {}),
     (SFT, 'label_smoothing'): ([0.0, 0.1], {}),
+    (Distillation, 'z_loss'): ([0.0, 0.1], {}),
+    (Distillation, 'label_smoothing'): ([0.0, 0.1], {}),
+    (Distillation, 'divergence'): (['forward', 'reverse', 'jensen_shannon'], {}),
+    (Distillation, 'temperature'): ([1.0, 2.0], {}),
+    (Distillation, 'teacher_weight'): ([0.5, 1.0], {}),
+    (Distillation, 'top_k'): ([0, 3], {}),
     (RewardModel, 'margin_scale'): ([0.0, 0.5], {}),
     (RewardModel, 'centring'): ([0.0, 0.1], {}),
     (DPO, 'loss'): (['sigmoid', 'robust', 'ipo', 'hinge'], {'label_smoothing': 0.0}),
@@ -86,7 +94,8 @@ def batch_of(objective):
     draw = np.random.default_rng(0)
     if isinstance(objective, NextToken | SFT):
         tokens = draw.integers(0, 12, (4, LENGTH)).astype(np.int32)
-        return {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': np.ones((4, LENGTH), np.float32)}
+        batch = {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': np.ones((4, LENGTH), np.float32)}
+        return batch | (taught(batch, objective) if isinstance(objective, Distillation) else {})
     return {
         'tokens': draw.integers(0, 12, (4, 2, LENGTH)).astype(np.int32),
         'prompt_lengths': np.full((4, 2), 3, np.int32),
@@ -94,6 +103,14 @@ def batch_of(objective):
         'scores': np.tile(np.array([1.5, 0], np.float32), (4, 1)),
         'reference_logprobs': draw.normal(-9, 1, (4, 2)).astype(np.float32),
     }
+
+
+def taught(batch, objective):
+    """What a teacher of another seed says."""
+    teacher = jax.jit(lambda: initial_model(MODEL, 1))()
+    temperature = jnp.float32(objective.temperature)
+    told = predictions(Transformer(MODEL), teacher, jax.tree.map(jnp.asarray, batch), temperature, objective.top_k)
+    return jax.tree.map(np.asarray, told)
 
 
 @functools.cache
@@ -137,7 +154,7 @@ def test_rows_of_sft(name):
     apart(name, values, see)
 
 
-@pytest.mark.parametrize('kind', [NextToken, SFT])
+@pytest.mark.parametrize('kind', [NextToken, SFT, Distillation])
 def test_vocabulary_chunk(kind):
     """Logits of so many positions exist at once, of all by default."""
 
@@ -295,6 +312,8 @@ def test_every_field_has_a_probe():
     fields = {(m, f.name) for m in members for f in dataclasses.fields(m) if f.name not in nested}
     probed = {*GIVEN, *POLICY, (SFT, 'train_on'), (SFT, 'packing')}
     probed |= {(NextToken, 'vocabulary_chunk'), (SFT, 'vocabulary_chunk')}
+    # Which teacher, at which step, and whether it is stored: tests/training/distillation_run_test.py.
+    probed |= {(Distillation, name) for name in ('vocabulary_chunk', 'teacher', 'teacher_step', 'stored')}
     assert fields == probed
     assert {f.name for f in dataclasses.fields(RolloutConfig)} == set(ROLLOUTS)
     rewards = {'function_weight', 'missing_eos_penalty', 'ensemble', 'models', 'function'}

@@ -10,8 +10,9 @@ al. 2022, PaLM, appendix B).
     6N+attention_full     and the whole square, as PaLM and most published numbers count
 
 N is the number of weights in matrix products: blocks and head, tied or not, neither embedding tables (looked up) nor
-norms and biases (added or scaled). Sliding windows shrink attention under both; attention across documents packed into
-one row is counted as if it happened, so that a token costs the same in every batch.
+norms and biases (added or scaled), nor the patch encoder (only image tokens meet it). Sliding windows shrink attention
+under both; attention across documents packed into one row is counted as if it happened, so that a token costs the same
+in every batch.
 """
 
 from typing import Literal, get_args

@@ -25,6 +25,7 @@ POLICY = (
 )
 MEASURES = {
     'next_token': TEXT,
+    'distillation': TEXT,
     'sft': (LOSS._replace(unit='nats per token of the answers'), *TEXT[1:]),
     'reward_model': (
         Measure('accuracy', 'held-out accuracy', '{:.3f}', 'pairs in which the better response has the higher reward'),
@@ -53,6 +54,10 @@ PLOTS = {
         ('Log-probability', 'nats per response', ('logps/chosen', 'logps/rejected')),
     ),
 }
+PLOTS['distillation'] = (
+    ('Distance to the teacher', 'nats per token, at its temperature', ('teacher/divergence',)),
+    ('Not told apart', 'probability of tokens beyond the top k', ('teacher/rest',)),
+)
 PLOTS |= dict.fromkeys(
     ('ppo', 'grpo', 'rloo'),
     (

@@ -84,7 +84,7 @@ def _subtitle(workdir: Workdir, config: Config, summary: dict, train: list[dict]
 
 
 def _headline(kind: str, held_out: dict, baselines: Mapping[str, float]) -> str:
-    if kind != 'next_token':
+    if kind not in ('next_token', 'distillation'):
         return measures.sentence(kind, held_out)
     if 'bits_per_byte' not in held_out:
         return ''
@@ -163,7 +163,7 @@ def _plots(kind: str, train: list[dict], evaluation: list[dict], baselines: Mapp
     if kind in measures.PLOTS:
         drawn += [plot for row in measures.PLOTS[kind] if (plot := _objective_plot(*row, train, evaluation))]
     if curves:
-        unit = 'nats per token' if kind in ('next_token', 'sft') else 'what is minimised'
+        unit = 'nats per token' if kind in ('next_token', 'distillation', 'sft') else 'what is minimised'
         positive = all((row.get('loss') or 0) > 0 for row in (*train, *evaluation))
         drawn.append(plots.line_plot('Loss', 'step', unit, curves, log_y=positive))
     if evaluation and 'bits_per_byte' in evaluation[-1]:

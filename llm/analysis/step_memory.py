@@ -14,7 +14,8 @@ from llm.analysis.heap import Stay
 from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
-from llm.config import DPO, Config, Online, RewardModel
+from llm.config import DPO, SFT, Config, Distillation, Online, RewardModel
+from llm.objectives.distillation import LOG_PROBS, TOKENS
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.train_state import TrainState, abstract_state, placed_state
@@ -92,7 +93,18 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
     if config.data.document_masking:
         kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
-    return {name: array(kind, rows, length) for name, kind in kinds.items()}
+    batch = {name: array(kind, rows, length) for name, kind in kinds.items()}
+    if config.model.image_size is not None and isinstance(config.objective, SFT):
+        model = config.model
+        most = length // model.patches_per_image  # that fit into a row; the table may have fewer
+        shape = (model.image_size, model.image_size, model.image_channels)
+        batch |= {'patches': array('int32', rows, length), 'images': array('float32', rows, most, *shape)}
+    if isinstance(config.objective, Distillation):  # what the teacher said; the teacher itself is not in the step
+        top_k = config.objective.top_k
+        batch[LOG_PROBS] = array('float32', rows, length, top_k + 1 if top_k else config.model.vocab_size)
+        if top_k:
+            batch[TOKENS] = array('int32', rows, length, top_k)
+    return batch
 
 
 def predict(step: Step) -> tuple[StepMemory, list[Stay]]:

@@ -17,6 +17,7 @@ from llm.config.objectives import (
     PPO,
     RLOO,
     SFT,
+    Distillation,
     NextToken,
     Objective,
     Online,
@@ -61,6 +62,7 @@ __all__ = [
     'Constant',
     'Cosine',
     'DataConfig',
+    'Distillation',
     'DivergenceConfig',
     'EvaluationConfig',
     'InitFromConfig',
@@ -93,7 +95,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
-    objective: NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO = NextToken()
+    objective: NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD = AdamW()
     schedule: Cosine | Linear | WarmupStableDecay | Constant | InverseSquareRoot = Cosine()
     init_from: InitFromConfig = InitFromConfig()
@@ -112,6 +114,12 @@ class Config:
             'data.sequence_length',
             self.data.sequence_length,
             f'at most model.context_length ({self.model.context_length})',
+        )
+        require(
+            self.parallel.context == 1 or self.model.image_size is None,
+            'parallel.context',
+            self.parallel.context,
+            '1 with model.image_size: an image is not cut',
         )
         self._check_objective()
         if self.model.parametrization == 'mup' and isinstance(self.optimizer, Adafactor):
@@ -134,9 +142,17 @@ class Config:
                 objective.label_smoothing,
                 f'0 with objective.loss {objective.loss}',
             )
-        if not isinstance(objective, NextToken | SFT):
+        if not isinstance(objective, NextToken | SFT) or isinstance(objective, Distillation):
             require(self.parallel.context == 1, 'parallel.context', self.parallel.context, f'1 with objective {kind}')
+        if not isinstance(objective, NextToken | SFT):
             require(self.model.dropout == 0, 'model.dropout', self.model.dropout, f'0 with objective {kind}')
+        if isinstance(objective, Distillation):
+            require(
+                objective.top_k < self.model.vocab_size,
+                'objective.top_k',
+                objective.top_k,
+                f'less than model.vocab_size ({self.model.vocab_size}), or 0 for all of it',
+            )
         if isinstance(objective, DPO) and objective.loss == 'ipo':
             require(
                 not objective.length_normalized,

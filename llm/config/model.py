@@ -11,6 +11,7 @@ Activation = Literal['gelu', 'gelu_exact', 'relu', 'relu2', 'swiglu', 'geglu', '
 BiasSite = Literal['query', 'key', 'value', 'attention_output', 'feed_forward', 'norm', 'lm_head']
 Dtype = Literal['float32', 'bfloat16', 'float16', 'float64']
 AttentionBackend = Literal['auto', 'reference', 'blocks', 'cudnn', 'splash']
+ImagePositions = Literal['rotary', 'learned', 'sequence']
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class ModelConfig:
     compute_dtype: Dtype | Literal['auto'] = 'float32'  # operands of matrix products; 'auto' is what is fastest here
     logit_dtype: Dtype = 'float32'  # logits and the loss
     attention_backend: AttentionBackend = 'auto'  # which attention trains and evaluates; 'auto' is the platform's own
+    image_size: int | None = field(default=None, metadata=LATER)  # side of the images it reads, in pixels; None: none
+    patch_size: int | None = field(default=None, metadata=LATER)  # side of what becomes one token; with image_size
+    image_channels: int = field(default=1, metadata=LATER)  # numbers in a pixel: 1 is gray, 3 are colours
+    image_positions: ImagePositions = field(default='rotary', metadata=LATER)  # RoPE over row and column, vectors, 1-D
+    image_attention: Literal['bidirectional', 'causal'] = field(
+        default='bidirectional', metadata=LATER
+    )  # whether the tokens of an image see those of it that come later
 
     def __post_init__(self):
         require_choices('model', self)
@@ -95,6 +103,7 @@ class ModelConfig:
         )
         require(self.rope_base > 1, 'model.rope_base', self.rope_base, 'greater than 1')
         self._check_rope_scaling()
+        self._check_images()
         for name in ('attention_scale', 'attention_softcap', 'logit_softcap'):
             value = getattr(self, name)
             require(value is None or value > 0, f'model.{name}', value, 'positive, or None')
@@ -178,6 +187,50 @@ class ModelConfig:
             local,
             'None without model.position rope and a layer with a window in model.windows',
         )
+
+    def _check_images(self):
+        """Images are square and cut into whole patches; without them nothing about them is set."""
+        size, patch = self.image_size, self.patch_size
+        if size is None:
+            for name, default in (
+                ('patch_size', None),
+                ('image_channels', 1),
+                ('image_positions', 'rotary'),
+                ('image_attention', 'bidirectional'),
+            ):
+                value = getattr(self, name)
+                require(value == default, f'model.{name}', value, f'{default!r} without model.image_size')
+            return
+        require(size >= 1, 'model.image_size', size, 'at least 1, or None')
+        require(
+            patch is not None and patch >= 1 and size % patch == 0,
+            'model.patch_size',
+            patch,
+            f'a divisor of model.image_size ({size})',
+        )
+        require(self.image_channels >= 1, 'model.image_channels', self.image_channels, 'at least 1')
+        require(
+            self.image_positions != 'rotary' or self.position == 'rope',
+            'model.image_positions',
+            self.image_positions,
+            f'learned or sequence with model.position {self.position}',
+        )
+        require(
+            self.patches_per_image <= self.context_length,
+            'model.patch_size',
+            patch,
+            f'larger: an image of {self.patches_per_image} tokens fills model.context_length ({self.context_length})',
+        )
+
+    @property
+    def patches_per_side(self) -> int:
+        """Tokens in a row, and in a column, of an image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches_per_image(self) -> int:
+        """Tokens that an image takes; 0 of a model that reads none."""
+        return 0 if self.image_size is None else self.patches_per_side**2
 
     @property
     def kv_heads(self) -> int:

@@ -16,16 +16,24 @@ def _check_ranges(objective) -> None:
         value = getattr(objective, f.name)
         if isinstance(value, float):
             require(math.isfinite(value), f'{name}.{f.name}', value, 'a finite number')
-        if f.name in ('z_loss', 'vocabulary_chunk', 'centring', 'margin_scale', 'kl_coefficient', 'value_coefficient'):
+        if f.name in (
+            'z_loss',
+            'vocabulary_chunk',
+            'top_k',
+            'centring',
+            'margin_scale',
+            'kl_coefficient',
+            'value_coefficient',
+        ):
             require(value >= 0, f'{name}.{f.name}', value, 'at least 0')
         elif f.name == 'label_smoothing':
             top = 0.5 if isinstance(objective, DPO) else 1
             require(0 <= value < top, f'{name}.{f.name}', value, f'in [0, {top})')
-        elif f.name in ('beta', 'clip', 'kl_horizon'):
+        elif f.name in ('beta', 'clip', 'kl_horizon', 'temperature'):
             require(value > 0, f'{name}.{f.name}', value, 'positive')
         elif f.name in ('clip_high', 'value_clip', 'kl_target'):
             require(value is None or value > 0, f'{name}.{f.name}', value, 'positive, or None')
-        elif f.name in ('discount', 'gae_lambda'):
+        elif f.name in ('discount', 'gae_lambda', 'teacher_weight'):
             require(0 <= value <= 1, f'{name}.{f.name}', value, 'in [0, 1]')
 
 
@@ -167,5 +175,35 @@ class RLOO:
     __post_init__ = _check_ranges
 
 
-Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO
+@dataclass(frozen=True)
+class Distillation(NextToken):
+    """A teacher's predictions for every token beside the token that came (Hinton et al. 2015). It reads documents."""
+
+    kind: ClassVar[str] = 'distillation'
+    teacher: str = ''  # workdir of the teacher, whose tokenizer is the student's
+    teacher_step: int | None = None  # which of its checkpoints; None is the last
+    divergence: Literal['forward', 'reverse', 'jensen_shannon'] = (
+        'forward'  # KL(teacher || student), the other way, both
+    )
+    temperature: float = 1.0  # logits of both are divided by it; the divergence is multiplied by its square
+    teacher_weight: float = 0.5  # share of the divergence in what is minimised; cross-entropy has the rest
+    top_k: int = (
+        0  # likeliest tokens of the teacher that are told apart, the others being one; 0 is the whole vocabulary
+    )
+    stored: bool = False  # ask the teacher once, before the first step, and keep its top_k in the cache
+
+    def __post_init__(self):
+        _check_ranges(self)
+        require(
+            self.teacher_step is None or self.teacher_step >= 0, 'objective.teacher_step', self.teacher_step, '>= 0'
+        )
+        require(
+            self.top_k > 0 or not self.stored,
+            'objective.stored',
+            self.stored,
+            'False with objective.top_k 0: predictions over the whole vocabulary are too large to keep',
+        )
+
+
+Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation
 Online = PPO | GRPO | RLOO  # learn from responses that they draw themselves

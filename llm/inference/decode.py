@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from llm.data.images import ImagePrompt, stack
 from llm.errors import UserError
 from llm.inference import sampling
 from llm.inference.sampling import RowSettings, SamplingParams
 from llm.model.kv_cache import KVCache
+from llm.model.patches import image_inputs
 from llm.model.transformer import Transformer
 
 PastContext = Literal['error', 'slide']
@@ -51,7 +53,13 @@ def bucket(size: int, largest: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=('model', 'capacity'))
 def prefill(
-    model: Transformer, params: Any, tokens: Int[Array, 'batch length'], lengths: Int[Array, 'batch'], capacity: int
+    model: Transformer,
+    params: Any,
+    tokens: Int[Array, 'batch length'],
+    lengths: Int[Array, 'batch'],
+    capacity: int,
+    images: Float[Array, 'batch images height width channels'] | None = None,
+    patches: Int[Array, 'batch length'] | None = None,
 ) -> KVCache:
     """Reads right-padded rows at once.
 
@@ -60,10 +68,13 @@ def prefill(
         tokens: the rows.
         lengths: real tokens of each row; 0 is allowed.
         capacity: tokens the cache has room for.
+        images, patches: the images of the rows and where they stand, see `llm.model.patches`; None for text alone.
     """
     cache = KVCache.create(model.config, tokens.shape[0], capacity)
     real = jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]
-    read = model.apply({'params': params}, tokens, segment_ids=real.astype(jnp.int32), cache=cache, with_logits=False)
+    given = image_inputs(model, params, {'images': images, 'patches': patches})
+    segments = real.astype(jnp.int32)
+    read = model.apply({'params': params}, tokens, segment_ids=segments, cache=cache, with_logits=False, **given)
     return read.cache
 
 
@@ -151,13 +162,20 @@ def check_prompt(model: Transformer, prompt: Sequence[int], max_new_tokens: int,
         )
 
 
-def read_rows(model: Transformer, params: Any, rows: Sequence[Sequence[int]], capacity: int) -> KVCache:
-    """Prefills rows of different lengths, padded to a bucket of at most `capacity`."""
+def read_rows(
+    model: Transformer,
+    params: Any,
+    rows: Sequence[Sequence[int]],
+    capacity: int,
+    prompts: Sequence[ImagePrompt | None] = (),
+) -> KVCache:
+    """Prefills rows of different lengths, padded to a bucket of at most `capacity`; images are those of `prompts`."""
     lengths = np.array([len(row) for row in rows], np.int32)
     tokens = np.zeros((len(rows), bucket(int(lengths.max()), capacity)), np.int32)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
-    return prefill(model, params, tokens, lengths, capacity)
+    images = stack(prompts, tokens.shape[1]) if any(prompts) else {}
+    return prefill(model, params, tokens, lengths, capacity, **images)
 
 
 class Decoder:
@@ -171,7 +189,7 @@ class Decoder:
         self,
         model: Transformer,
         params: Any,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int] | ImagePrompt],
         settings: Sequence[SamplingParams],
         *,
         max_new_tokens: int,
@@ -182,7 +200,7 @@ class Decoder:
 
         Args:
             model, params: the model.
-            prompts: at least one row of at least one id.
+            prompts: at least one row of at least one id, with or without images.
             settings: how each row draws.
             max_new_tokens: tokens to write, per row.
             stop_ids: tokens that end a row.
@@ -191,11 +209,18 @@ class Decoder:
         Raises:
             UserError: if a prompt does not fit.
         """
+        images = [prompt if isinstance(prompt, ImagePrompt) else None for prompt in prompts]
+        if any(images) and past_context == 'slide':
+            raise UserError(
+                'half of an image cannot be forgotten; leave past_context slide out for prompts with images'
+            )
+        prompts = [prompt.ids if isinstance(prompt, ImagePrompt) else prompt for prompt in prompts]
         for prompt in prompts:
             check_prompt(model, prompt, max_new_tokens, past_context)
         self.model, self.params, self.rows = model, params, len(prompts)
         self.remaining = max_new_tokens
         padding = bucket(self.rows, 2**30) - self.rows
+        self._images = images + [None] * padding
         self._windows = [list(prompt) for prompt in prompts] + [[0]] * padding
         self._settings = sampling.stack([*settings, *[SamplingParams()] * padding])
         self._stops = np.zeros(model.config.vocab_size, bool)
@@ -269,4 +294,5 @@ class Decoder:
         self._state = self._state._replace(cache=self._read_windows())
 
     def _read_windows(self) -> KVCache:
-        return read_rows(self.model, self.params, [window[:-1] for window in self._windows], self._capacity)
+        rows = [window[:-1] for window in self._windows]
+        return read_rows(self.model, self.params, rows, self._capacity, self._images)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from llm.data.images import ImagePrompt
 from llm.errors import UserError
 from llm.inference import beam_search, prepared
 from llm.inference.decode import Decoder, PastContext
@@ -17,7 +18,7 @@ from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
 from llm.workdir import Workdir
 
-Prompt = str | bytes | Sequence[int]
+Prompt = str | bytes | Sequence[int] | ImagePrompt
 FinishReason = Literal['stop_token', 'stop_string', 'length']
 
 # Tokens written between looks at the text. A look costs a millisecond or so; tokens behind a stop string are wasted.
@@ -100,7 +101,8 @@ class Generator:
     """A model, its parameters and its tokenizer, ready to write.
 
     A prompt is text (UTF-8 where it is bytes), which gets what the tokenizer puts before one (ours a
-    beginning-of-sequence token), or ids, which are taken as they are (a conversation with its role tokens, say).
+    beginning-of-sequence token), or ids, which are taken as they are (a conversation with its role tokens, say), or
+    ids and images (see `llm.data.images.encode_prompt`).
     Writing ends at the tokenizer's end-of-sequence tokens or at one of `stop_ids`.
     """
 
@@ -195,7 +197,12 @@ class Generator:
     def beam(
         self, prompt: Prompt, *, beam_size: int, max_new_tokens: int, length_penalty: float = 1.0
     ) -> list[Completion]:
-        """The best continuations that beam search finds, best first; see `llm.inference.beam_search`."""
+        """The best continuations that beam search finds, best first; see `llm.inference.beam_search`.
+
+        Raises:
+            UserError: if the prompt does not fit, or has images.
+        """
+        _refuse_images(prompt, 'beam search')
         found = beam_search.beam_search(
             self.model,
             self.params,
@@ -214,8 +221,10 @@ class Generator:
             completions.append(transcript.completion())
         return completions
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt."""
+    def encode(self, prompt: Prompt) -> list[int] | ImagePrompt:
+        """The ids of a prompt; of one with images, the prompt as it is."""
+        if isinstance(prompt, ImagePrompt):
+            return prompt
         return self.tokenizer.encode_text(prompt) if isinstance(prompt, str | bytes) else list(prompt)
 
     def _start(
@@ -228,6 +237,7 @@ class Generator:
         if self.draft is not None and len(rows) == 1:
             if past_context != 'error':
                 raise UserError('a draft model does not combine with past_context slide; drop the one or the other')
+            _refuse_images(prompts[0], 'a draft model')
             decoder = SpeculativeDecoder(self.model, self.params, self.draft, rows[0], settings[0], **common)
         else:
             decoder = Decoder(self.model, self.params, rows, settings, past_context=past_context, **common)
@@ -242,6 +252,11 @@ class Generator:
                 transcript.finish('length')
             if transcript.finish_reason == 'stop_string':
                 decoder.finish(row)
+
+
+def _refuse_images(prompt: Prompt, what: str) -> None:
+    if isinstance(prompt, ImagePrompt):
+        raise UserError(f'{what} reads no images; drop the one or the other')
 
 
 def load_generator(

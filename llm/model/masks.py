@@ -19,6 +19,8 @@ def make_mask(
     key_segments: Int[Array, '#batch key'] | None = None,
     prefix_length: Int[Array, '#batch'] | None = None,
     key_length: Int[Array, '#batch'] | None = None,
+    query_groups: Int[Array, '#batch query'] | None = None,
+    key_groups: Int[Array, '#batch key'] | None = None,
 ) -> Bool[Array, '#batch query key']:
     """True where the query may read the key.
 
@@ -32,6 +34,8 @@ def make_mask(
             `key_segments`.
         prefix_length: for 'prefix'.
         key_length: keys at or past this place do not exist yet (the unused end of a cache).
+        query_groups: number of the group of each query, from 1, whose tokens all see each other, such as those of an
+            image; 0 is in none. Goes with `key_groups`.
     """
     query, key = query_index[:, :, None], key_index[:, None, :]
     mask = jnp.ones((), bool)[None, None, None]
@@ -39,6 +43,9 @@ def make_mask(
         mask = key <= query
     elif kind == 'prefix':
         mask = (key <= query) | (key < prefix_length[:, None, None])
+    if query_groups is not None:
+        together = query_groups[:, :, None] == key_groups[:, None, :]
+        mask = mask | (together & (key_groups[:, None, :] > 0))
     if query_segments is not None:
         same = query_segments[:, :, None] == key_segments[:, None, :]
         mask = mask & same & (key_segments[:, None, :] > 0)

@@ -12,13 +12,14 @@ from llm.model import attention_backends
 from llm.model.attention import Context
 from llm.model.block import Block
 from llm.model.dropout import Dropout
-from llm.model.dtypes import wide
+from llm.model.dtypes import activation_dtype, wide
 from llm.model.embedding import Embedding
 from llm.model.kv_cache import KVCache, LayerCache
 from llm.model.linear import Linear, row_major_products
 from llm.model.masks import UNBOUNDED, make_mask
 from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
+from llm.model.patches import PatchEncoder, image_numbers, rotary_positions
 from llm.model.positions import LearnedPositions, sinusoidal
 from llm.model.rope import model_angles
 from llm.model.taps import ON_SCORES, Edits, check_edits, split_edits, tap, tapped
@@ -66,6 +67,8 @@ class Transformer(nn.Module):
     def setup(self):
         config = self.config
         self.embedding = Embedding(config)
+        if config.image_size is not None:
+            self.patches = PatchEncoder(config)
         if config.position == 'learned':
             self.positions = LearnedPositions(config)
         if config.embedding_norm:
@@ -97,8 +100,10 @@ class Transformer(nn.Module):
         example_ids: Int[Array, 'batch'] | None = None,
         with_logits: bool = True,
         edits: Edits | None = None,
+        input_embeddings: Float[Array, 'batch length width'] | None = None,
+        patches: Int[Array, 'batch length'] | None = None,
     ) -> Output:
-        """Reads tokens, each attending to itself and the earlier ones of its segment.
+        """Reads tokens, each attending to itself and the earlier ones of its segment, in an image to all of the image.
 
         Args:
             tokens: ids below `vocab_size`.
@@ -109,6 +114,10 @@ class Transformer(nn.Module):
             example_ids: number of each row in the global batch, for dropout.
             with_logits: whether to project onto the vocabulary, the largest array of a small model.
             edits: changes of what is computed on the way, by the name of the site, see `llm.model.taps`.
+            input_embeddings: vectors to read instead of those of the tokens: at `patches` (see `embed_images`), or
+                without them everywhere.
+            patches: which token is which patch of an image, see `llm.model.patches`; 0 is text. With a cache, an image
+                is read as a whole.
         """
         config = self.config
         check_edits(edits, config)
@@ -134,8 +143,12 @@ class Transformer(nn.Module):
         mask = None
         if cache is not None or self._shows_weights(block_edits) or attention_backends.running(config) == 'reference':
             segments = {'query_segments': query_segments, 'key_segments': key_segments}
-            mask = make_mask('causal', index, key_index, **segments, key_length=key_length)
-        rope, local_rope = model_angles(positions, config) if config.position == 'rope' else (None, None)
+            groups = {} if patches is None else self._image_groups(patches, key_index, write_at)
+            mask = make_mask('causal', index, key_index, **segments, key_length=key_length, **groups)
+        turned = positions
+        if patches is not None and config.image_positions == 'rotary':
+            turned = rotary_positions(positions, patches, config)
+        rope, local_rope = model_angles(turned, config) if config.position == 'rope' else (None, None)
         context = Context(
             mask=mask,
             segment_ids=query_segments,
@@ -147,7 +160,13 @@ class Transformer(nn.Module):
             example_ids=jnp.arange(batch) if example_ids is None else example_ids,
             local_rope=local_rope,
         )
-        x = tap(self, 'token_embedding', self.embedding(tokens), edits)
+        if input_embeddings is None:
+            x = self.embedding(tokens)
+        else:
+            x = input_embeddings.astype(activation_dtype(config))
+            if patches is not None:
+                x = jnp.where((patches > 0)[:, :, None], x, self.embedding(tokens))
+        x = tap(self, 'token_embedding', x, edits)
         if config.position == 'learned':
             x = x + tap(self, 'position_embedding', self.positions(positions).astype(x.dtype), edits)
         elif config.position == 'sinusoidal':
@@ -166,6 +185,8 @@ class Transformer(nn.Module):
             cache = cache._replace(lengths=key_length)
         if self.is_initializing() and not config.tied_embeddings:
             self.lm_head(hidden)
+        if self.is_initializing() and config.image_size is not None:
+            self.patches(jnp.zeros((1, 1, config.image_size, config.image_size, config.image_channels)))
         return Output(self.unembed(hidden) if with_logits else None, hidden, cache)
 
     def unembed(self, hidden: Float[Array, '*batch width']) -> Float[Array, '*batch vocabulary']:
@@ -177,6 +198,28 @@ class Transformer(nn.Module):
         if config.logit_softcap is not None:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits
+
+    def embed_images(
+        self, images: Float[Array, 'batch images height width channels'], patches: Int[Array, 'batch length']
+    ) -> Float[Array, 'batch length embed']:
+        """The `input_embeddings` of rows with images: each patch's vector where `patches` has it, anything elsewhere.
+
+        Args:
+            images: pixels from 0 to 1; a row with fewer images than others is filled with any.
+            patches: where they go, see `llm.model.patches`.
+        """
+        return jnp.take_along_axis(self.patches(images), jnp.maximum(patches - 1, 0)[:, :, None], axis=1)
+
+    def _image_groups(self, patches, key_index, write_at):
+        """Whom the mask lets see each other: the tokens of an image, of which a cache so far holds nothing."""
+        if self.config.image_attention == 'causal':
+            return {}
+        queries = keys = image_numbers(patches, self.config)
+        if write_at is not None:
+            added = key_index - write_at[:, None]
+            inside = (added >= 0) & (added < patches.shape[1])
+            keys = jnp.where(inside, jnp.take_along_axis(queries, jnp.clip(added, 0, patches.shape[1] - 1), axis=1), 0)
+        return {'query_groups': queries, 'key_groups': keys}
 
     def _prepared(self):
         """Whether the parameters are such as `llm.inference.prepared` makes, for reading alone."""
@@ -210,4 +253,5 @@ class Transformer(nn.Module):
 
     def _distance(self, positions, key_index, cache):
         keys = positions if cache is None else jnp.broadcast_to(key_index, (positions.shape[0], key_index.shape[1]))
-        return (positions[:, :, None] - keys[:, None, :]).astype(jnp.float32)
+        distance = jnp.abs(positions[:, :, None] - keys[:, None, :])  # in an image, keys may come later
+        return distance.astype(jnp.float32)

@@ -32,6 +32,7 @@ RULES = {
 PARAMETERS = (
     (r'^embedding/table$', ('vocabulary', 'embed')),
     (r'^positions/table$', (None, 'embed')),
+    (r'^patches/(kernel|rows|columns)$', (None, 'embed')),
     (r'^lm_head/kernel$', ('embed', 'vocabulary')),
     (r'^lm_head/bias$', ('vocabulary',)),
     (r'/(query|key|value)/kernel$', (None, 'embed', 'heads')),

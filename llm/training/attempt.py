@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from absl import logging
 
 from llm import config_json
-from llm.config import Config, NextToken, RewardModel
+from llm.config import Config, Distillation, NextToken, RewardModel
+from llm.data import images
 from llm.data.batches import data_index
+from llm.data.images import ImagePrompt
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
 from llm.inference.generate import Generator
@@ -100,6 +102,8 @@ class Attempt:
             'attention_backend': config.model.attention_backend,
             'environment': environment(),
         }
+        if isinstance(config.objective, Distillation):
+            self.facts['teacher'] = self.train_step.facts
 
     def describe(self, config: Config, choices: dict[str, Any]) -> None:
         """Writes what a resumption needs: the config as the user gave it, the run-time choices, the tokenizer.
@@ -172,10 +176,14 @@ class Attempt:
             ids = tokenizer.encode_text(prompt)
         else:
             ids = self.data.held_out.prompt(0)
-            prompt = tokenizer.decode(ids)
         generator = Generator(Transformer(self.config.model), params, tokenizer)
-        limit = self.config.evaluation.sample_tokens
-        (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context='slide')
+        limit, past_context = self.config.evaluation.sample_tokens, 'slide'
+        if isinstance(ids, ImagePrompt):
+            limit, past_context = min(limit, self.config.model.context_length - len(ids.ids) + 1), 'error'
+            prompt = images.shown(tokenizer, ids)
+        elif not isinstance(self.config.objective, NextToken):
+            prompt = tokenizer.decode(ids)
+        (sample,) = generator.generate([ids], SAMPLING, max_new_tokens=limit, past_context=past_context)
         self.writer.write('sample', self.step, prompt=prompt, text=sample.text)
 
     def save(self) -> None:
@@ -233,7 +241,9 @@ class Attempt:
         state = restore(self.checkpoints, self.step, self.placed, self.state.frozen)
         for batch in self.stream():
             if self.step == lost_at - 1:
-                rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+                rows = self.train_step.place(batch)
+                if self.config.parallel.wrapper == 'pmap':
+                    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
                 whole = self.model_params(state.params, state.frozen)  # the step took what self.state held
                 return divergence.diagnose(self.config, whole, rows)
             state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)

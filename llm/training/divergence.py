@@ -9,6 +9,7 @@ import numpy as np
 
 from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
+from llm.model.patches import image_inputs
 from llm.objectives import registry
 from llm.tree import named_leaves
 
@@ -63,7 +64,7 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
         return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
     tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
-    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
+    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')} | image_inputs(model, params, batch)
 
     @jax.jit  # so that of all that could be captured only the stream is kept
     def read(params):

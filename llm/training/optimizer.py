@@ -20,6 +20,7 @@ from llm.training.schedule import learning_rate_factor
 GROUPS: tuple[tuple[str, Role], ...] = (
     (r'^blocks/.*/kernel$', 'hidden'),
     (r'^(embedding|positions)/table$', 'embedding'),
+    (r'^patches/(kernel|rows|columns)$', 'embedding'),
     (r'^lm_head/kernel$', 'head'),
     (r'^(reward|value)_head/kernel$', 'scalar_head'),
     (r'/lora_a$', 'lora_a'),

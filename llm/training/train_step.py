@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from llm.config import SFT, Config, NextToken
+from llm.config import SFT, Config, Distillation, NextToken
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.parallel.axes import constrain
@@ -47,6 +47,10 @@ def static(config: Config) -> Config:
     objective = config.objective
     if isinstance(objective, NextToken | SFT):
         objective = dataclasses.replace(objective, z_loss=0.0, label_smoothing=0.0)
+    if isinstance(objective, Distillation):  # the teacher is asked by a program of its own
+        objective = dataclasses.replace(
+            objective, teacher='', teacher_step=None, temperature=1.0, teacher_weight=0.5, stored=False
+        )
     return dataclasses.replace(
         config,
         name='',
