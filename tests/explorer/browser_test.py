@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import re
 import threading
 
@@ -65,10 +64,17 @@ def follow(page, prompt):
     page.fill('#prompt', prompt)
     page.press('#prompt', 'Control+Enter')
     page.wait_for_function('text => window.glassbox().prompt === text', arg=prompt)
+    settled(page)
+
+
+def settled(page):
+    """Waits until no part of the view waits for an answer."""
+    page.wait_for_function('() => !document.querySelector("#view [aria-busy]")')
 
 
 def go(page, stage):
     page.evaluate('stage => window.glassbox.change({stage, view: "follow"})', stage)
+    settled(page)
 
 
 def shown(page):
@@ -83,7 +89,7 @@ def test_type_and_step_through_every_stage(page, ask):
     stages += ['Residual stream and final norm', 'Logits', 'Probabilities and the sampler’s cut', 'Next token']
     for stage in stages:
         page.wait_for_function('name => document.querySelector("#view h2").textContent === name', arg=stage)
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+        settled(page)
         assert page.locator('.trouble').count() == 0
         page.click('#step')
     page.wait_for_function('before => window.glassbox().trace.length === before + 2', arg=len(PROMPT))
@@ -121,7 +127,7 @@ def test_a_token_shows_its_bytes_and_its_neighbours(page, ask):
     page.focus('.strip')
     page.keyboard.press('Home')
     page.keyboard.press('ArrowRight')
-    page.wait_for_function('window.glassbox().position === 1')
+    page.wait_for_function('() => window.glassbox().position === 1')
 
 
 def test_the_cut_is_the_samplers(page):
@@ -158,7 +164,7 @@ def test_sliders_act_at_once(page, ask):
     page.fill('#slider-temperature', '35')
     page.fill('#slider-top_p', '50')
     page.fill('#slider-top_k', '40')
-    page.wait_for_function('window.glassbox().sampling.top_k > 1')
+    page.wait_for_function('() => window.glassbox().sampling.top_k > 1')
     sampling = page.evaluate('window.glassbox().sampling')
     now = shown(page)
     names = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
@@ -262,11 +268,10 @@ def test_a_phone_needs_no_sideways_scrolling(launched, site, scheme):
         follow(page, PROMPT)
         for view in VIEWS:
             page.evaluate('view => window.glassbox.change({view})', view)
-            page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+            settled(page)
             assert page.evaluate('document.documentElement.scrollWidth') <= 390, view
         for stage in ('embedding', 'positions', 'attention:0', 'feed_forward:1', 'stream', 'logits', 'probabilities'):
             go(page, stage)
-            page.wait_for_function('!document.querySelector("#view [aria-busy]")')
             assert page.evaluate('document.documentElement.scrollWidth') <= 390, stage
         colour = page.evaluate('getComputedStyle(document.body).backgroundColor')
         assert (max(map(int, re.findall(r'\d+', colour))) < 60) == (scheme == 'dark')
@@ -274,14 +279,16 @@ def test_a_phone_needs_no_sideways_scrolling(launched, site, scheme):
 
 def test_all_controls_have_names(page):
     """What a screen reader would say of every control in every view is something."""
-    script = """() => [...document.querySelectorAll('button, select, input, textarea, [role=application], [role=listbox]')]
-        .filter((one) => one.checkVisibility() && !(one.getAttribute('aria-label') || one.innerText?.trim() || one.labels?.length))
-        .map((one) => one.outerHTML.slice(0, 100))"""
+    script = """() => {
+        const named = (one) => one.getAttribute('aria-label') || one.innerText?.trim() || one.labels?.length;
+        const all = 'button, select, input, textarea, [role=application], [role=listbox], [role=grid]';
+        return [...document.querySelectorAll(all)].filter((one) => one.checkVisibility() && !named(one))
+            .map((one) => one.outerHTML.slice(0, 100));
+    }"""
     for view in VIEWS:
         page.click(f'#tab-{view}')
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+        settled(page)
         assert page.evaluate(script) == [], view
     for stage in ('attention:0', 'feed_forward:0', 'probabilities', 'next'):
         go(page, stage)
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
         assert page.evaluate(script) == [], stage
