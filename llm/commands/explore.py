@@ -21,7 +21,7 @@ class Args:
     port: int = 8001  # port to listen on; 0 is any that is free
     token_file: pathlib.Path | None = None  # file with the token that requests must carry, at least 16 characters
     allowed_hosts: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # further names that this server is reached by
-    prompt: str = 'def '  # text that the page starts with
+    prompt: str | None = None  # text that the page starts with; None is some lines of Python
     open: bool = False  # open the page in this machine's browser
 
 
@@ -58,11 +58,11 @@ def run(args: Args) -> None:
     runtime.prepare_host(Workdir.open(args.workdir[0]))
     from llm.explorer import server as explorer_server
     from llm.explorer.app import Service
-    from llm.explorer.explorer import Explorer
+    from llm.explorer.explorer import DEFAULT_PROMPT, Explorer
     from llm.explorer.runs import open_runs
 
     listening = server.listen(args.host, args.port)  # before a model is read: a port that is taken shows at once
-    service = Service(Explorer(open_runs(args.workdir), args.prompt))
+    service = Service(Explorer(open_runs(args.workdir), DEFAULT_PROMPT if args.prompt is None else args.prompt))
     # Of an address that other machines reach, nobody here knows the names.
     hosts = (*guard.LOOPBACK_NAMES, args.host, *args.allowed_hosts) if loopback or args.allowed_hosts else None
     guarded = lambda app: guard.Guard(app, token, hosts, explorer_server.PROTECTED)

@@ -14,7 +14,7 @@ from llm.explorer.runs import Run, Runs
 from llm.explorer.sessions import MOST_STEPS, Sessions, sampling_params
 from llm.explorer.traces import Spec, Traces
 
-DEFAULT_PROMPT = 'def '
+DEFAULT_PROMPT = 'def read_lines(path):\n    with open(path) as file:\n        return '
 MOST_PROMPT_BYTES = 2**18
 MOST_LISTED = 4096  # tokens of one answer
 WINDOW = 128  # of a pattern, as the page asks for it
