@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import threading
 
 import chromium
 import numpy as np
 import pytest
+from tiny_runs import MODEL, make_run
 
 from llm.explorer import server as explorer_server
+from llm.explorer import static
 from llm.explorer.app import Service
 from llm.explorer.arrays import unpacked
+from llm.explorer.explorer import Explorer
+from llm.explorer.runs import open_runs
 from llm.inference.sampling import SamplingParams, next_token_distribution, stack
 from llm.serving import server as server_lib
 from llm.serving.guard import Guard
@@ -64,10 +69,17 @@ def follow(page, prompt):
     page.fill('#prompt', prompt)
     page.press('#prompt', 'Control+Enter')
     page.wait_for_function('text => window.glassbox().prompt === text', arg=prompt)
+    settled(page)
+
+
+def settled(page):
+    """Waits until no part of the view waits for an answer."""
+    page.wait_for_function('() => !document.querySelector("#view [aria-busy]")')
 
 
 def go(page, stage):
     page.evaluate('stage => window.glassbox.change({stage, view: "follow"})', stage)
+    settled(page)
 
 
 def shown(page):
@@ -75,19 +87,28 @@ def shown(page):
     return page.evaluate('() => { const s = window.glassbox(); return {trace: s.trace.trace, position: s.position}; }')
 
 
-def test_type_and_step_through_every_stage(page, ask):
+def test_a_prompt_is_typed_and_every_view_opens(page):
     assert page.locator('#view .chip').count() == len(PROMPT) + 1
+    for view in VIEWS:
+        page.click(f'#tab-{view}')
+        settled(page)
+        assert page.locator('.trouble').count() == 0, view
+
+
+@pytest.mark.slow
+def test_type_and_step_through_every_stage(page):
     stages = ['Tokens', 'Embedding', 'Position']
     stages += [f'Block {layer}: {part}' for layer in (0, 1) for part in ('attention', 'feed-forward')]
     stages += ['Residual stream and final norm', 'Logits', 'Probabilities and the sampler’s cut', 'Next token']
     for stage in stages:
         page.wait_for_function('name => document.querySelector("#view h2").textContent === name', arg=stage)
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+        settled(page)
         assert page.locator('.trouble').count() == 0
         page.click('#step')
     page.wait_for_function('before => window.glassbox().trace.length === before + 2', arg=len(PROMPT))
 
 
+@pytest.mark.slow
 def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     go(page, 'attention:1')
     page.evaluate('window.glassbox.change({head: 2})')
@@ -107,6 +128,7 @@ def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     assert 'hidden by the mask' in page.inner_text('.map-says')
 
 
+@pytest.mark.slow
 def test_a_token_shows_its_bytes_and_its_neighbours(page, ask):
     page.hover('#view .chip >> nth=1')
     page.wait_for_selector('#token-card:not([hidden]) .near')
@@ -120,9 +142,10 @@ def test_a_token_shows_its_bytes_and_its_neighbours(page, ask):
     page.focus('.strip')
     page.keyboard.press('Home')
     page.keyboard.press('ArrowRight')
-    page.wait_for_function('window.glassbox().position === 1')
+    page.wait_for_function('() => window.glassbox().position === 1')
 
 
+@pytest.mark.slow
 def test_the_cut_is_the_samplers(page):
     """The browser's own arithmetic against llm/inference/sampling.py, on logits with ties."""
     random = np.random.default_rng(0)
@@ -152,12 +175,13 @@ def test_the_cut_is_the_samplers(page):
         assert found['kept'] == np.count_nonzero(row)
 
 
+@pytest.mark.slow
 def test_sliders_act_at_once(page, ask):
     go(page, 'probabilities')
     page.fill('#slider-temperature', '35')
     page.fill('#slider-top_p', '50')
     page.fill('#slider-top_k', '40')
-    page.wait_for_function('window.glassbox().sampling.top_k > 1')
+    page.wait_for_function('() => window.glassbox().sampling.top_k > 1')
     sampling = page.evaluate('window.glassbox().sampling')
     now = shown(page)
     names = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')
@@ -169,6 +193,7 @@ def test_sliders_act_at_once(page, ask):
     assert page.inner_text('.bars .bar-note >> nth=0').startswith(best)
 
 
+@pytest.mark.slow
 def test_draw_and_replay(page):
     go(page, 'next')
     page.fill('#seed', '11')
@@ -184,6 +209,7 @@ def test_draw_and_replay(page):
     page.wait_for_selector('text=Replayed: the same 3 tokens came out.')
 
 
+@pytest.mark.slow
 def test_switch_a_head_off_and_see(page, ask):
     plain = shown(page)['trace']
     page.click('#tab-edit')
@@ -202,6 +228,7 @@ def test_switch_a_head_off_and_see(page, ask):
     page.wait_for_function('one => window.glassbox().trace.trace === one', arg=plain)
 
 
+@pytest.mark.slow
 def test_patch_from_another_prompt(page):
     page.click('#tab-edit')
     page.click('summary:has-text("Patch")')
@@ -213,6 +240,7 @@ def test_patch_from_another_prompt(page):
     assert page.inner_text('table.pairs tbody tr >> nth=0').count('0.00 pp') == 0
 
 
+@pytest.mark.slow
 def test_across_training(page, ask):
     page.click('#tab-training')
     page.wait_for_selector('text=2 checkpoints.')
@@ -226,6 +254,7 @@ def test_across_training(page, ask):
     page.wait_for_function('one => window.glassbox().trace.trace === one', arg=then['trace'])
 
 
+@pytest.mark.slow
 def test_side_by_side(page):
     page.click('#tab-compare')
     page.wait_for_selector('table.pairs')
@@ -233,6 +262,7 @@ def test_side_by_side(page):
     assert 'other' in text and 'alibi' in text and 'Attention patterns' in text
 
 
+@pytest.mark.slow
 def test_one_line_for_what_cannot_be(launched, site):
     with chromium.opened(launched, site, refused=(400,)) as page:
         follow(page, PROMPT)
@@ -244,6 +274,7 @@ def test_one_line_for_what_cannot_be(launched, site):
         assert page.inner_text('#view h2') == 'Tokens'  # what was there stays
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for(launched, explorer):
     with served(explorer, 'a long enough token') as url:
         with chromium.opened(launched, url, refused=(401,)) as page:
@@ -255,32 +286,93 @@ def test_a_token_is_asked_for(launched, explorer):
             assert 'token' not in page.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_phone_needs_no_sideways_scrolling(launched, site, scheme):
     with chromium.opened(launched, site, chromium.PHONE, scheme) as page:
         follow(page, PROMPT)
         for view in VIEWS:
             page.evaluate('view => window.glassbox.change({view})', view)
-            page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+            settled(page)
             assert page.evaluate('document.documentElement.scrollWidth') <= 390, view
         for stage in ('embedding', 'positions', 'attention:0', 'feed_forward:1', 'stream', 'logits', 'probabilities'):
             go(page, stage)
-            page.wait_for_function('!document.querySelector("#view [aria-busy]")')
             assert page.evaluate('document.documentElement.scrollWidth') <= 390, stage
         colour = page.evaluate('getComputedStyle(document.body).backgroundColor')
         assert (max(map(int, re.findall(r'\d+', colour))) < 60) == (scheme == 'dark')
 
 
+@pytest.mark.slow
 def test_all_controls_have_names(page):
     """What a screen reader would say of every control in every view is something."""
-    script = """() => [...document.querySelectorAll('button, select, input, textarea, [role=application], [role=listbox]')]
-        .filter((one) => one.checkVisibility() && !(one.getAttribute('aria-label') || one.innerText?.trim() || one.labels?.length))
-        .map((one) => one.outerHTML.slice(0, 100))"""
+    script = """() => {
+        const named = (one) => one.getAttribute('aria-label') || one.innerText?.trim() || one.labels?.length;
+        const all = 'button, select, input, textarea, [role=application], [role=listbox], [role=grid]';
+        return [...document.querySelectorAll(all)].filter((one) => one.checkVisibility() && !named(one))
+            .map((one) => one.outerHTML.slice(0, 100));
+    }"""
     for view in VIEWS:
         page.click(f'#tab-{view}')
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
+        settled(page)
         assert page.evaluate(script) == [], view
     for stage in ('attention:0', 'feed_forward:0', 'probabilities', 'next'):
         go(page, stage)
-        page.wait_for_function('!document.querySelector("#view [aria-busy]")')
         assert page.evaluate(script) == [], stage
+
+
+@pytest.mark.slow
+def test_the_static_file_shows_the_same_and_asks_for_nothing(launched, explorer, page, tmp_path):
+    static.write(explorer, PROMPT, 2, tmp_path / 'page.html')
+    asked = []
+    with chromium.opened(launched, (tmp_path / 'page.html').as_uri()) as file:
+        file.on('request', lambda request: asked.append(request.url))
+        file.wait_for_selector('#view .chip')
+        for stage in (
+            'tokens',
+            'embedding',
+            'positions',
+            'attention:1',
+            'feed_forward:0',
+            'stream',
+            'logits',
+            'probabilities',
+        ):
+            go(page, stage)
+            go(file, stage)
+            assert file.locator('.trouble, .absent').count() == 0, stage
+            # The live page measures the time of its reading; all else is the same.
+            assert file.inner_text('#view .stage') == page.inner_text('#view .stage'), stage
+        for view in ('lens', 'attribution', 'training'):
+            file.click(f'#tab-{view}')
+            settled(file)
+            assert file.locator('.trouble, .absent').count() == 0, view
+        go(file, 'next')
+        file.click('#draw')
+        file.wait_for_selector('table.drawn')
+        file.click('#tab-compare')
+        file.wait_for_selector('.absent:has-text("Not in this file")')
+    assert asked == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('layers', 'tokens'), [(128, 20), (2, 2000)])
+def test_many_layers_and_long_prompts_stay_usable(launched, tmp_path, layers, tokens):
+    model = dataclasses.replace(MODEL, num_layers=layers, context_length=max(64, tokens + 8))
+    explorer = Explorer(open_runs([make_run(tmp_path / 'large', model)]), 'def ')
+    with served(explorer) as url, chromium.opened(launched, url) as page:
+        follow(page, ('a line of text\n' * 200)[: tokens - 1])
+        assert page.evaluate('() => window.glassbox().trace.length') == tokens
+        for stage in ('tokens', f'attention:{layers - 1}', 'stream', 'next'):
+            go(page, stage)
+            assert page.locator('.trouble').count() == 0, stage
+            assert page.evaluate("document.querySelectorAll('*').length") < 2500, stage
+        for view in VIEWS:
+            page.click(f'#tab-{view}')
+            settled(page)
+            assert page.locator('.trouble').count() == 0, view
+            assert page.evaluate("document.querySelectorAll('*').length") < 6000, view
+        page.focus('.strip')
+        for key, position in (('Home', 0), ('PageDown', min(16, tokens - 1)), ('End', tokens - 1)):
+            page.keyboard.press(key)
+            page.wait_for_function('at => window.glassbox().position === at', arg=position)
+            assert page.is_visible('.strip-chip[aria-selected=true]')

@@ -76,6 +76,7 @@ export class Scope {
     // Several fields often change at once, and arrow keys come fast: only where they settle is asked for.
     let timer = 0;
     this.endings.push(watch(keys, () => {
+      node.setAttribute('aria-busy', 'true');
       clearTimeout(timer);
       timer = setTimeout(run, 30);
     }), () => clearTimeout(timer));

@@ -32,12 +32,14 @@ export function head(start) {
   const attempt = async (action) => {
     trouble.replaceChildren();
     go.disabled = true;
+    go.textContent = 'Reading …';
     try {
       await action();
     } catch (error) {
       const kind = error.absent ? 'absent' : 'trouble';
       trouble.replaceChildren(make('p', { class: kind, role: 'alert' }, error.message));
     }
+    go.textContent = 'Follow';
     go.disabled = Boolean(carried());
   };
   const measure = settle(async () => {

@@ -6,6 +6,7 @@ import { css, named } from '../core/colours.js';
 import { watchScheme } from '../core/scheme.js';
 
 const LABELLED = 12; // pixels a cell needs to carry the name of its token
+const TALLEST = 760; // pixels of all rows: 128 of them are flat, but still in sight
 
 /**
  * @param label what the map is, for screen readers
@@ -20,7 +21,7 @@ export function heatmap({ label, hover, pick }) {
   const frame = make('div', { class: 'map-frame' }, canvas);
   const node = make('div', { class: 'map' }, frame, says);
   let data = null;
-  let place = { left: 0, top: 0, cell: 1 };
+  let place = { left: 0, top: 0, cell: 1, high: 1 };
   let cursor = null;
 
   function paint() {
@@ -33,9 +34,10 @@ export function heatmap({ label, hover, pick }) {
     const longest = labels ? Math.min(11, Math.max(...data.columnLabels.map((text) => text.length))) : 0;
     const top = labels ? 16 + longest * 6.2 : 18;
     const cell = Math.min(data.widest ?? 26, (room - left - 2) / data.columns);
-    place = { left, top, cell };
+    const high = Math.min(cell, TALLEST / data.rows);
+    place = { left, top, cell, high };
     const width = Math.ceil(left + cell * data.columns) + 2;
-    const height = Math.ceil(top + cell * data.rows) + 2;
+    const height = Math.ceil(top + high * data.rows) + 2;
     const scale = window.devicePixelRatio || 1;
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
@@ -60,7 +62,7 @@ export function heatmap({ label, hover, pick }) {
   function under(event) {
     const box = canvas.getBoundingClientRect();
     const column = Math.floor((event.clientX - box.left - place.left) / place.cell);
-    const row = Math.floor((event.clientY - box.top - place.top) / place.cell);
+    const row = Math.floor((event.clientY - box.top - place.top) / place.high);
     return data && row >= 0 && column >= 0 && row < data.rows && column < data.columns ? { row, column } : null;
   }
 
@@ -111,7 +113,7 @@ export function heatmap({ label, hover, pick }) {
   };
 }
 
-function paintCells(pen, data, { left, top, cell }) {
+function paintCells(pen, data, { left, top, cell, high }) {
   const small = document.createElement('canvas');
   small.width = data.columns;
   small.height = data.rows;
@@ -126,34 +128,34 @@ function paintCells(pen, data, { left, top, cell }) {
   }
   brush.putImageData(image, 0, 0);
   pen.imageSmoothingEnabled = false;
-  pen.drawImage(small, left, top, cell * data.columns, cell * data.rows);
+  pen.drawImage(small, left, top, cell * data.columns, high * data.rows);
   pen.strokeStyle = css(named('grid'));
   pen.lineWidth = 1;
-  if (cell >= 9) {
+  if (Math.min(cell, high) >= 9) {
     pen.globalAlpha = 0.55;
     pen.beginPath();
     for (let row = 1; row < data.rows; row += 1) {
-      pen.moveTo(left, top + row * cell);
-      pen.lineTo(left + cell * data.columns, top + row * cell);
+      pen.moveTo(left, top + row * high);
+      pen.lineTo(left + cell * data.columns, top + row * high);
     }
     for (let column = 1; column < data.columns; column += 1) {
       pen.moveTo(left + column * cell, top);
-      pen.lineTo(left + column * cell, top + cell * data.rows);
+      pen.lineTo(left + column * cell, top + high * data.rows);
     }
     pen.stroke();
     pen.globalAlpha = 1;
   }
-  pen.strokeRect(left - 0.5, top - 0.5, cell * data.columns + 1, cell * data.rows + 1);
+  pen.strokeRect(left - 0.5, top - 0.5, cell * data.columns + 1, high * data.rows + 1);
 }
 
-function paintLabels(pen, data, { left, top, cell }, labels) {
+function paintLabels(pen, data, { left, top, cell, high }, labels) {
   pen.fillStyle = css(named('quiet'));
   pen.font = `11px ${getComputedStyle(document.documentElement).getPropertyValue('--mono')}`;
   pen.textBaseline = 'middle';
   const short = (text) => (text.length > 11 ? `${text.slice(0, 10)}…` : text);
   if (labels) {
     pen.textAlign = 'right';
-    data.rowLabels.forEach((text, row) => pen.fillText(short(text), left - 6, top + (row + 0.5) * cell));
+    data.rowLabels.forEach((text, row) => pen.fillText(short(text), left - 6, top + (row + 0.5) * high));
     pen.textAlign = 'left';
     data.columnLabels.forEach((text, column) => {
       pen.save();
@@ -164,22 +166,22 @@ function paintLabels(pen, data, { left, top, cell }, labels) {
     });
     return;
   }
-  const step = [1, 2, 4, 8, 16, 32, 64, 128].find((one) => one * cell >= 26) ?? 256;
+  const every = (side) => [1, 2, 4, 8, 16, 32, 64, 128].find((one) => one * side >= 26) ?? 256;
   pen.textAlign = 'right';
-  for (let row = 0; row < data.rows; row += step) {
-    pen.fillText(String(row + (data.firstRow ?? 0)), left - 5, top + (row + 0.5) * cell);
+  for (let row = 0; row < data.rows; row += every(high)) {
+    pen.fillText(String(row + (data.firstRow ?? 0)), left - 5, top + (row + 0.5) * high);
   }
   pen.textAlign = 'left';
-  for (let column = 0; column < data.columns; column += step) {
+  for (let column = 0; column < data.columns; column += every(cell)) {
     pen.fillText(String(column + (data.firstColumn ?? 0)), left + column * cell, top - 8);
   }
 }
 
-function paintCursor(pen, data, { left, top, cell }, { row, column }) {
+function paintCursor(pen, data, { left, top, cell, high }, { row, column }) {
   pen.fillStyle = css(named('text'), 0.1);
-  pen.fillRect(left, top + row * cell, cell * data.columns, cell);
-  pen.fillRect(left + column * cell, top, cell, cell * data.rows);
+  pen.fillRect(left, top + row * high, cell * data.columns, high);
+  pen.fillRect(left + column * cell, top, cell, high * data.rows);
   pen.strokeStyle = css(named('text'));
   pen.lineWidth = 1.5;
-  pen.strokeRect(left + column * cell - 0.5, top + row * cell - 0.5, cell + 1, cell + 1);
+  pen.strokeRect(left + column * cell - 0.5, top + row * high - 0.5, cell + 1, high + 1);
 }
