@@ -52,7 +52,7 @@ class Plan:
     tuning_steps: int = 150
 
 
-QUICK = Plan(tuning=8, test=8, strangers=16, steps=20, tuning_steps=10)
+QUICK = Plan(tuning=16, test=16, strangers=32, steps=20, tuning_steps=10)
 
 
 def make_world(plan: Plan, seed: int) -> world.World:
