@@ -67,10 +67,11 @@ class Compressor:
         most = max(1, min(MOST_STREAMS, tokens // SHORTEST_STREAM, MOST_CACHE // cache))
         return 1 << most.bit_length() - 1
 
-    def predictor(self, tokens: int, streams: int, window: int) -> Predictor:
-        """A fresh predictor for so many tokens in so many streams."""
+    def predictors(self, tokens: int, streams: int, window: int) -> list[Predictor]:
+        """Fresh ones for so many tokens in so many streams."""
         length = codec.stream_length(tokens, streams)
-        return Predictor(self.model, self.params, self.token_sizes > 0, streams, length, window)
+        codable = self.token_sizes > 0
+        return [Predictor(self.model, self.params, codable, n, length, window) for n in codec.parts(streams)]
 
 
 def load(workdir: Workdir, step: int | None = None, ema: bool = False, compute_dtype: str | None = None) -> Compressor:
