@@ -13,6 +13,7 @@ from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.explorer.kept import Kept
+from llm.inference.reading import require_causal
 from llm.tokenizer import open_workdir
 from llm.training import checkpoint
 from llm.workdir import Workdir
@@ -56,6 +57,7 @@ class Run:
         """
         self.workdir, self.name = workdir, name
         config = runtime.usable_config(workdir)
+        require_causal(config, workdir.path, 'the page')
         self.config, self.trained, self.model = config, config.model, for_reading(config.model)
         if not self.steps():
             raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
