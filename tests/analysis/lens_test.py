@@ -15,6 +15,7 @@ from llm.errors import UserError
 from llm.inference import prepared
 from llm.model import Transformer, taps
 from llm.model.kv_cache import KVCache
+from llm.model.transformer import Source
 
 SMALL = ModelConfig(vocab_size=13, context_length=12, num_layers=2, width=16, num_heads=4, feed_forward_width=24)
 ALL_BIASES = ('query', 'key', 'value', 'attention_output', 'feed_forward', 'norm')
@@ -463,4 +464,20 @@ def test_what_does_not_exist_is_said():
 
 
 def test_the_table_of_sites_is_what_the_model_has():
-    assert set(taps.SITES) == set(lens.sites_of(make('gpt2')[0]))
+    config = dataclasses.replace(make('gpt2')[0], encoder_layers=1)
+    assert set(taps.SITES) == set(lens.sites_of(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('placement', ['pre', 'post', 'both'])
+def test_what_comes_from_an_encoder_is_a_term_too(placement):
+    FAMILIES['encoder'] = {'encoder_layers': 1, 'norm_placement': placement, 'biases': ALL_BIASES, 'norm': 'layernorm'}
+    make.cache_clear()
+    config, params = make('encoder')
+    source = Source(jnp.asarray(tokens_of(5)), jnp.ones((2, LENGTH), jnp.int32))
+    found = lens.run(params, config, tokens_of(1), lens.attribution_sites(config), source=source)
+    parts = lens.direct_logit_attribution(params, config, found.activations, 5)
+    assert np.abs(parts.cross_attention).max() > 0.01
+    npt.assert_allclose(parts.total, found.logits[..., 5], atol=1e-4)
+    other = lens.run(params, config, tokens_of(1), mask_kind='bidirectional', source=source).logits
+    assert np.abs(other[:, 0] - found.logits[:, 0]).max() > 0.01  # the first token reads the others

@@ -55,8 +55,8 @@ def run(
         edits: by site, from `llm.analysis.lens.edits`; they act where the model computes, and activations are shown
             as edited.
         with_logits: whether logits are wanted.
-        **inputs: what else `Transformer` reads beside the tokens: `segment_ids`, `positions`, the embeddings and
-            places of images; words are part of the program, all else are arrays.
+        **inputs: what else `Transformer` reads beside the tokens: `segment_ids`, `positions`, `mask_kind`, a `source`,
+            the embeddings and places of images; words are part of the program, all else are arrays.
 
     Raises:
         ValueError: for a site that the model does not have, an edit whose shape does not fit, or parameters that were
