@@ -51,7 +51,7 @@ def test_any_bytes_come_back(tiny, run, name):
 
 
 def test_what_the_model_makes_larger_is_stored(tiny):
-    made = archive.compress(tiny, FILES['random'])
+    made = archive.compress(tiny, FILES['random'], streams=64)
     assert made.header.coding is None and from_bytes(made.data, '').payload == FILES['random']
 
 
