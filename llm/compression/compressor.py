@@ -14,6 +14,7 @@ from llm.compression.codec import Predictor
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.inference import prepared
+from llm.inference.reading import require_causal
 from llm.model.kv_cache import stored_dtype
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
@@ -88,6 +89,7 @@ def load(workdir: Workdir, step: int | None = None, ema: bool = False, compute_d
     config = runtime.stored_config(workdir)
     if config.objective.kind == 'reward_model':
         raise UserError(f'{workdir.path} is a reward model, which predicts no text; compress with another run')
+    require_causal(config, workdir.path, 'compression')
     tokenizer = open_workdir(workdir.path)
     tokenizer.check_fits(config.model.vocab_size)
     step, params = load_params(workdir, step, ema)
