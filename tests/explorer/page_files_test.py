@@ -68,3 +68,22 @@ def test_files_are_small(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 300
     assert path.suffix == '.css' or lines[0].startswith('// '), 'the first line says what the module is'
+
+
+def luminance(colour: str) -> float:
+    channels = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_text_is_readable_on_every_ground(scheme):
+    """The contrast that WCAG 2.2 asks of text at level AA, 4.5, in both schemes."""
+    blocks = re.findall(r'\{([^{}]*--page:[^{}]*)\}', (PAGE / 'style/base.css').read_text())
+    light, *dark = (dict(re.findall(r'--([\w-]+): (#[0-9a-f]{6});', block)) for block in blocks)
+    assert len(dark) == 2 and dark[0] == dark[1], "the system's dark and the button's dark are one"
+    colours = light if scheme == 'light' else dark[0]
+    for ground in ('page', 'card', 'code', 'wash'):
+        for ink in ('text', 'quiet', 'link', 'good', 'bad', 'warn'):
+            low, high = sorted((luminance(colours[ground]), luminance(colours[ink])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, f'{ink} on {ground}'

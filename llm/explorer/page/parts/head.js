@@ -72,7 +72,7 @@ export function head(start) {
     models.value = String(state.run);
     steps.replaceChildren(...one.steps.map((step) => make('option', { value: step }, `step ${count(step)}`)));
     steps.value = String(state.step);
-    facts.replaceChildren(...modelFacts(one).map(([value, name]) => make('li', {}, make('b', {}, value), ` ${name}`)));
+    facts.replaceChildren(...modelFacts(one).map(([value, name, minor]) => make('li', { class: minor ? 'minor' : null }, make('b', {}, value), ` ${name}`)));
   }
 
   const form = make('form', { class: 'ask', on: { submit: (event) => {
@@ -110,10 +110,10 @@ function modelFacts(one) {
   const shared = one.kv_heads === one.heads ? '' : ` (${one.kv_heads} of keys and values)`;
   return [
     [about(one.parameters), 'parameters'], [one.layers, `block${one.layers === 1 ? '' : 's'}`], [one.heads, `heads each${shared}`],
-    [one.width, 'wide'], [count(one.vocabulary), 'pieces'], [NAMES[one.positions] ?? one.positions, ''],
-    [NAMES[one.norm] ?? one.norm, one.norm_placement], [NAMES[one.activation] ?? one.activation, ''],
-    [one.kernel.here, `attention here, ${one.kernel.training} in training`],
+    [one.width, 'wide', true], [count(one.vocabulary), 'pieces', true], [NAMES[one.positions] ?? one.positions, ''],
+    [NAMES[one.norm] ?? one.norm, one.norm_placement, true], [NAMES[one.activation] ?? one.activation, '', true],
+    [one.kernel.here, `attention here, ${one.kernel.training} in training`, true],
     trace?.bits_per_byte ? [number(trace.bits_per_byte), 'bits per byte of this prompt'] : null,
-    trace && !carried() ? [time(trace.milliseconds.compute), trace.milliseconds.compiled ? 'to read it, compiling included' : 'to read it'] : null,
+    trace && !carried() ? [time(trace.milliseconds.compute), trace.milliseconds.compiled ? 'to read it, compiling included' : 'to read it', true] : null,
   ].filter(Boolean);
 }
