@@ -99,10 +99,10 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype=(choices or {}).get('compute_dtype') or compute_dtype(config))
     if model.attention_backend == 'auto' and choices:  # a run of before there was a choice had the reference
-        chosen = choices.get('attention_backend', 'reference') if config.parallel.context == 1 else 'reference'
+        chosen = choices.get('attention_backend', 'reference') if _whole_and_causal(config) else 'reference'
         model = dataclasses.replace(model, attention_backend=chosen)
     if not choices:
-        model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
+        model = dataclasses.replace(model, attention_backend=_attention_backend(config, model))
     init_from = config.init_from
     if init_from.workdir and init_from.step is None and choices:
         init_from = dataclasses.replace(init_from, step=choices.get('init_from_step'))
@@ -137,16 +137,26 @@ def check(config: Config) -> None:
         resolve(config)
 
 
-def _attention_backend(model: ModelConfig, context: int) -> str:
-    """The attention that was asked for, or for 'auto' the best that the model can have here with rows cut in parts."""
+def _whole_and_causal(config: Config) -> bool:
+    """Whether attention is of the kind that backends have: over whole rows, each token seeing those before it."""
+    return config.parallel.context == 1 and config.reading == 'causal'
+
+
+def _attention_backend(config: Config, model: ModelConfig) -> str:
+    """The attention that was asked for, or for 'auto' the best that a run which reads like this can have here."""
     import jax
 
     from llm.model import attention_backends
 
-    name, platform = model.attention_backend, jax.default_backend()
-    best = attention_backends.choose(model, platform) if context == 1 else 'reference'
+    name, platform, context = model.attention_backend, jax.default_backend(), config.parallel.context
+    best = attention_backends.choose(model, platform) if _whole_and_causal(config) else 'reference'
     if name == 'auto':
         return best
+    if name != 'reference' and config.reading != 'causal':
+        raise UserError(
+            f'model.attention_backend {name!r} lets a token see those before it alone, and objective '
+            f'{config.objective.kind} more; choose auto or reference'
+        )
     if name != best == 'reference' and context > 1:
         raise UserError(
             f'model.attention_backend {name!r} reads whole rows and parallel.context {context} cuts them; choose '

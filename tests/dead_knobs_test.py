@@ -93,6 +93,7 @@ MODEL_KNOBS = {
     'vocab_size': ([12, 13], {}),
     'context_length': ([8, 9], {'position': 'learned'}),
     'num_layers': ([1, 2], {}),
+    'encoder_layers': ([0, 1, 2], {}),
     'width': ([16, 32], {'head_dim': 4}),
     'num_heads': ([4, 2], {'head_dim': 4}),
     'num_kv_heads': ([None, 2, 1], {}),

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.compression import others
 from llm.analysis import memory, statistics
-from llm.compression import archive, container
+from llm.compression import archive, codec, container
 from llm.compression.compressor import Compressor, load
 from llm.config import (
     AdamW,
@@ -67,7 +67,7 @@ def config(corpus: pathlib.Path, steps: int) -> Config:
     return Config(
         name='digits',
         model=ModelConfig(
-            vocab_size=272, context_length=length, num_layers=3, width=96, num_heads=4, position='learned', dropout=0.1
+            vocab_size=272, context_length=length, num_layers=2, width=64, num_heads=4, position='learned'
         ),
         tokenizer=TokenizerConfig(kind='byte'),
         data=DataConfig(corpora=(f'jsonl:{corpus}',), sequence_length=length),
@@ -94,15 +94,18 @@ def models(out: pathlib.Path, pictures: np.ndarray, seeds: int, steps: int) -> l
 
 def bits(model: Compressor, pictures: np.ndarray) -> np.ndarray:
     """What every pixel of every picture costs, (n, 64), in bits: each picture a stream of its own."""
-    predictor = model.predictor(pictures.size, len(pictures), model.window)
+    predictors = model.predictors(pictures.size, len(pictures), model.window)
     tokens = np.array([model.tokenizer.encode(bytes(picture)) for picture in pictures], np.int32)
-    before = np.full(len(tokens), BOS, np.int32)
-    costs = []
-    for column in np.ascontiguousarray(tokens.T):
-        found = predictor.read(before).astype(np.float64)
-        costs.append(np.log2(found.sum(axis=1)) - np.log2(found[np.arange(len(column)), column]))
-        before = column
-    return np.stack(costs, axis=1)
+    costs = np.zeros(tokens.shape)
+
+    def cost(at, first, found, coding):
+        now = np.ascontiguousarray(tokens[first : first + coding, at])
+        exact = found.astype(np.float64)
+        costs[first : first + coding, at] = np.log2(exact.sum(axis=1)) - np.log2(exact[np.arange(coding), now])
+        return now
+
+    codec.run(predictors, pictures.size, BOS, cost)
+    return costs
 
 
 def histogram_bits(training: np.ndarray, pictures: np.ndarray) -> np.ndarray:

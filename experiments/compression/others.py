@@ -56,6 +56,7 @@ def primed(training: bytes) -> Program:
     log = max(20, (len(training) - 1).bit_length() + 1)
     options = {'window_log': log, 'enable_ldm': True, 'strategy': zstd.STRATEGY_BTULTRA2}
     parameters = zstd.ZstdCompressionParameters.from_level(ZSTD_LEVEL, **options)
+    known.precompute_compress(compression_params=parameters)  # once, not for every file
     return Program(
         f'zstd -{ZSTD_LEVEL}, knowing the training text',
         lambda data: zstd.ZstdCompressor(compression_params=parameters, dict_data=known).compress(data),

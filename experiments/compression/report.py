@@ -1,5 +1,6 @@
 """The page: what the model and other programs made of text and of pictures, and what it takes to win."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -22,8 +23,7 @@ def write(out: pathlib.Path, found: dict[str, Any]) -> pathlib.Path:
         'text_rows': [_text_row(text, row) for row in text['rows']],
         'weights': units.size(text['parameters'] * BYTES_A_PARAMETER),
         'weights_bits': f'{_weights_bits(text):.2f}',
-        'break_even': units.size(break_even(text)),
-        'break_even_against': _best_other(text)['name'],
+        'pays': pays(text),
         'streams': _streams(text),
         'pictures': pictures,
         'picture_rows': [_picture_row(row) for row in pictures['rows']],
@@ -47,7 +47,7 @@ def summary(found: dict[str, Any]) -> str:
         (
             units.table(header, rows),
             f'With its weights ({units.size(text["parameters"] * BYTES_A_PARAMETER)}) counted, the model needs '
-            f'{_weights_bits(text):.2f} bits per byte more: it pays from {units.size(break_even(text))} of such text.',
+            f'{_weights_bits(text):.2f} bits per byte more: it {pays(text)}.',
             units.table(other, [_picture_row(row) for row in pictures['rows']]),
         )
     )
@@ -60,6 +60,12 @@ def break_even(text: dict[str, Any]) -> float:
     """
     saved = (_best_other(text)['together'] - _row(text, MODEL)['together']) / text['bytes']
     return text['parameters'] * BYTES_A_PARAMETER / saved if saved > 0 else float('inf')
+
+
+def pays(text: dict[str, Any]) -> str:
+    """From where on the model is worth its weights, in words."""
+    size, best = break_even(text), _best_other(text)['name']
+    return f'never pays against {best}' if math.isinf(size) else f'pays from {units.size(size)} of text on ({best})'
 
 
 def _best_other(text: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def _cards(text: dict[str, Any], pictures: dict[str, Any]) -> list[tuple[str, st
         size(MODEL, model),
         size(best['name'], best),
         ('speed, both ways', f'{model["kB_per_second"][0]:.0f}, {model["kB_per_second"][1]:.0f}', 'kB a second'),
-        ('pays from', units.size(break_even(text)), 'of text, weights counted'),
+        ('weights', units.size(text['parameters'] * BYTES_A_PARAMETER), pays(text)),
         ('digits, the model', f'{of_pictures[MODEL]:.2f}', 'bits per pixel'),
         ('digits, PNG', f'{of_pictures["PNG, all in one picture"]:.2f}', 'bits per pixel, all in one'),
     ]

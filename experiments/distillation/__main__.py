@@ -21,7 +21,7 @@ PROGRAM = 'python -m experiments.distillation'
 class Args(SweepOptions):
     out: pathlib.Path = pathlib.Path('runs/distillation')  # folder for runs and report; what is done is not done again
     teacher: pathlib.Path | None = None  # workdir of a trained model to learn from; None trains one
-    seeds: int = 5  # runs of each arm, paired: seed i has one start and one order of data in all of them
+    seeds: int = 4  # runs of each arm, paired: seed i has one start and one order of data in all of them
     scale: float = 1.0  # of all steps; 0.1 to see that it works
     report: bool = False  # only write the report of `out` again, from the runs that are there
 

@@ -17,7 +17,7 @@ from llm.ablation.plan import Ablation
 from llm.analysis import flops, memory, units
 from llm.config import AdamW, Config, Cosine, Distillation, TrainingConfig
 
-STEPS, TEACHER_STEPS = 300, 900
+STEPS, TEACHER_STEPS = 250, 500
 TEMPERATURE, SHARE, TOP_K = 1.0, 0.5, 16
 
 STUDENT = dataclasses.replace(
@@ -30,7 +30,7 @@ STUDENT = dataclasses.replace(
 TEACHER = dataclasses.replace(
     BASE,
     name='teacher',
-    model=dataclasses.replace(BASE.model, width=128, num_layers=4),
+    model=dataclasses.replace(BASE.model, width=128, num_layers=3),
     optimizer=AdamW(learning_rate=5e-3),
     schedule=Cosine(horizon=TEACHER_STEPS, warmup=50),
     training=TrainingConfig(steps=TEACHER_STEPS, batch_size=16),
@@ -57,7 +57,8 @@ def ablation(student: Config, teacher: pathlib.Path, untrained: pathlib.Path, ab
     """
 
     def taught(by=teacher, **values):
-        return {'objective': Distillation(str(by), **{'temperature': TEMPERATURE, 'teacher_weight': SHARE} | values)}
+        values = {'temperature': TEMPERATURE, 'teacher_weight': SHARE} | values
+        return {'objective': Distillation(teacher=str(by), **values)}
 
     return Ablation(
         question='Does a teacher help a small model, at equal tokens?',

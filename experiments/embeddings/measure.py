@@ -5,10 +5,12 @@ form. For scale, each number of the model's vectors stands beside that of vector
 stands near what in the same training text: what the corpus teaches without any network.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tqdm
 from absl import logging
 
 from experiments.embeddings import pairs as lists
@@ -68,7 +70,7 @@ def measure(workdir: Workdir, step: int | None, kind: str, shuffles: int) -> dic
             for word, token in find_words(tokenizer, lists.SHOWN).items()
         },
         'analogies': _analogies(tokenizer, vectors, among),
-        'map': make_map(grouped, vectors, kind),
+        'map': make_map({name: words for name, words in grouped.items() if name not in lists.FAR}, vectors, kind),
     }
 
 
@@ -118,46 +120,52 @@ def relation_scores(
     among: np.ndarray,
     shuffles: int,
 ) -> list[dict[str, Any]]:
-    """Each relation by each source of vectors: 3CosAdd, the nearest to the question, and shuffled pairs."""
+    """Each relation by each source of vectors: 3CosAdd and the nearest to the question; the model's by chance, too."""
     rows = []
-    for name, (found, left_out) in relations.items():
+    for name, (found, left_out) in tqdm.tqdm(
+        relations.items(), 'shuffling pairs', unit='relation', file=sys.stderr, disable=None
+    ):
         row = {'name': name, 'pairs': list(found), 'left_out': left_out, 'scores': {}}
         if len(found) >= FEWEST:
             ids = np.array(list(found.values()))
-            for source, vectors in sources.items():
-                row['scores'][source] = _scores(vectors, ids, among, shuffles)
+            row['scores'] = {source: _scores(vectors, ids, among) for source, vectors in sources.items()}
+            row['scores'][MODEL] |= _chance(sources[MODEL], ids, among, shuffles, row['scores'][MODEL]['reciprocal'])
         rows.append(row)
-    for source in sources:
-        scored = [row['scores'][source] for row in rows if row['scores']]
-        for one, p in zip(scored, statistics.holm([one['p_value'] for one in scored])):
-            one['p_holm'] = p
+    scored = [row['scores'][MODEL] for row in rows if row['scores']]
+    for one, p in zip(scored, statistics.holm([one['p_value'] for one in scored])):
+        one['p_holm'] = p
     return rows
 
 
-def _scores(vectors, ids, among, shuffles) -> dict[str, Any]:
+def _scores(vectors, ids, among) -> dict[str, Any]:
     ranks = embeddings.analogy_ranks(vectors, ids, among)
     nearest = embeddings.analogy_ranks(vectors, ids, among, weight=0)
     asked = (ranks > 0).any(axis=0)  # the same for both: what two pairs share does not depend on the weight
     offset_first, nearest_first = by_question(ranks, 1)[asked], by_question(nearest, 1)[asked]
-    draw = np.random.default_rng(0)
-    chance, reciprocal = [], []
-    for _ in range(shuffles):
-        mixed = np.stack([ids[:, 0], draw.permutation(ids[:, 1])], axis=1)
-        shuffled = embeddings.analogy_ranks(vectors, ids, among, offsets=mixed)
-        chance.append(float(np.nanmean(by_question(shuffled, 1))))
-        reciprocal.append(mean_reciprocal(shuffled))
-    reached = mean_reciprocal(ranks)
     difference = statistics.paired_difference(offset_first, nearest_first)
     return {
         'questions': int(np.count_nonzero(ranks)),
         'first': statistics.mean_interval(offset_first)._asdict(),
         'in_five': float(np.nanmean(by_question(ranks, 5))),
-        'reciprocal': reached,
+        'reciprocal': mean_reciprocal(ranks),
         'nearest_first': statistics.mean_interval(nearest_first)._asdict(),
         'nearest_in_five': float(np.nanmean(by_question(nearest, 5))),
         'nearest_reciprocal': mean_reciprocal(nearest),
         'over_nearest': {'mean': difference.mean, 'low': difference.low, 'high': difference.high},
-        'shuffled_first': _middle(chance),
+    }
+
+
+def _chance(vectors, ids, among, shuffles: int, reached: float) -> dict[str, Any]:
+    """What offsets between wrong pairs of the same words reach."""
+    draw = np.random.default_rng(0)
+    first, reciprocal = [], []
+    for _ in range(shuffles):
+        mixed = np.stack([ids[:, 0], draw.permutation(ids[:, 1])], axis=1)
+        ranks = embeddings.analogy_ranks(vectors, ids, among, offsets=mixed)
+        first.append(float(np.nanmean(by_question(ranks, 1))))
+        reciprocal.append(mean_reciprocal(ranks))
+    return {
+        'shuffled_first': _middle(first),
         'shuffled_reciprocal': _middle(reciprocal),
         'p_value': (1 + sum(each >= reached for each in reciprocal)) / (1 + shuffles),
     }

@@ -34,10 +34,12 @@ def write(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
         'claims': claims(results),
         'header': HEADER,
         'rows': relation_rows(results),
+        'least_p': sum(bool(row['scores']) for row in results['relations']) / (1 + results['shuffles']),
         'left_out': {row['name']: row['left_out'] for row in results['relations'] if row['left_out']},
         'forest': _forest(results),
         'map': _map(results['map']),
         'groups': group_rows(results),
+        'group_names': list(next(iter(results['groups']['scores'].values()))['by_group']),
     }
     return pages.write_page('page.html.j2', out / 'report.html', context, folder=HERE)
 

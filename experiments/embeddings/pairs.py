@@ -157,6 +157,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     'digits': tuple('0123456789'),
 }
+FAR = ('digits',)  # a group so far from the others that a map with it shows little else
 
 SHOWN = ('get', 'open', 'return', 'self', 'int', 'ValueError', 'True', 'len', 'name', 'the', 'import', 'read')
 ANALOGIES = (

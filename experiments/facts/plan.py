@@ -44,15 +44,15 @@ class Plan:
         tuning_steps: of each tuning.
     """
 
-    tuning: int = 64
-    test: int = 64
-    strangers: int = 256
-    cards: int = 3
-    steps: int = 700
+    tuning: int = 40
+    test: int = 40
+    strangers: int = 160
+    cards: int = 2
+    steps: int = 500
     tuning_steps: int = 150
 
 
-QUICK = Plan(tuning=8, test=8, strangers=16, steps=20, tuning_steps=10)
+QUICK = Plan(tuning=16, test=16, strangers=32, steps=20, tuning_steps=10)
 
 
 def make_world(plan: Plan, seed: int) -> world.World:
@@ -81,11 +81,11 @@ def config(plan: Plan, seed: int, arm: str, data: pathlib.Path, start: pathlib.P
     facts = Config(
         name=f'{arm}, seed {seed}',
         seed=seed,
-        model=ModelConfig(vocab_size=400, context_length=64, num_layers=3, width=96, num_heads=3),
+        model=ModelConfig(vocab_size=400, context_length=64, num_layers=2, width=64, num_heads=4),
         data=DataConfig(corpora=(f'jsonl:{data / arm}.jsonl',), sequence_length=64, seed=seed),
-        optimizer=AdamW(learning_rate=6e-3),
+        optimizer=AdamW(learning_rate=8e-3),
         schedule=Cosine(horizon=plan.steps, warmup=max(1, plan.steps // 20)),
-        training=TrainingConfig(steps=plan.steps, batch_size=32),
+        training=TrainingConfig(steps=plan.steps, batch_size=16),
         checkpoint=CheckpointConfig(every=10_000, keep_last=1),
         evaluation=EvaluationConfig(every=10_000, sample_prompt='Mira', sample_tokens=0),
         log=LogConfig(every=10, tensorboard=False),
@@ -98,5 +98,5 @@ def config(plan: Plan, seed: int, arm: str, data: pathlib.Path, start: pathlib.P
         init_from=InitFromConfig(workdir=str(start)),
         optimizer=AdamW(learning_rate=1e-3),
         schedule=Cosine(horizon=plan.tuning_steps, warmup=max(1, plan.tuning_steps // 10)),
-        training=TrainingConfig(steps=plan.tuning_steps, batch_size=32),
+        training=TrainingConfig(steps=plan.tuning_steps, batch_size=16),
     )

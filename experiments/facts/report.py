@@ -27,6 +27,7 @@ SHOWN = {  # of `measure.rates`, in the order of the table
     'told apart': 'known told from strangers by confidence',
 }
 MAIN = 'confidently wrong, strangers'
+FEWEST = 20  # answers in a bin that is drawn
 COMPARED = {  # what is held against what, for which rates; lower is better in the first two
     ('abstains', 'facts'): (MAIN, 'wrong, strangers', 'right, known'),
     ('abstains', 'answers'): (MAIN, 'wrong, strangers', 'right, known'),
@@ -101,16 +102,23 @@ def _signed(difference: statistics.Difference) -> str:
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """What may be said."""
-    mean = lambda arm, rate: statistics.mean_interval(values(results, arm, rate)).mean
+    """The answer in a few lines; what the differences are worth is in their table."""
+    mean = lambda arm, rate: f'{statistics.mean_interval(values(results, arm, rate)).mean:.0%}'
     said = [
-        f'Asked about strangers, the model that has read the facts is wrong with a confidence of at least '
-        f'{CONFIDENT:g} in {mean("facts", MAIN):.0%} of its answers; of people it has read of it knows '
-        f'{mean("facts", "right, known"):.0%}.'
+        f'Before: of people it has read of, the model knows {mean("facts", "right, known")} of the facts. Asked about '
+        f'strangers, it is wrong in {mean("facts", "wrong, strangers")} of its answers, {mean("facts", MAIN)} with a '
+        f'confidence of at least {CONFIDENT:g}.'
     ]
-    for one in comparisons(results):
-        names = f'{LABELS[one["arm"]]} against {LABELS[one["base"]]}'
-        said.append(f'{SHOWN[one["rate"]]}, {names}: {one["verdict"]}.')
+    for arm, label in (
+        ('abstains', 'After it was taught to abstain'),
+        ('answers', 'After as much tuning on answers alone'),
+        ('threshold', 'Untuned, silent below a confidence'),
+    ):
+        said.append(
+            f'{label}: confidently wrong about strangers in {mean(arm, MAIN)}, silent in '
+            f'{mean(arm, "abstains, strangers")}; of people it has read of it says {mean(arm, "right, known")} right '
+            f'and is silent in {mean(arm, "abstains, known")}.'
+        )
     return said
 
 
@@ -127,7 +135,7 @@ def _outcomes(results: dict[str, Any]) -> Any:
 def _reliability(results: dict[str, Any]) -> Any:
     series = [plots.Series('calibrated', [0, 1], [0, 1], colour=6, dashed=True)]
     for colour, arm in enumerate(LABELS):
-        bins = results['reliability'][arm]
+        bins = [one for one in results['reliability'][arm] if one['count'] >= FEWEST]
         if bins:
             x, y = [one['confidence'] for one in bins], [one['accuracy'] for one in bins]
             series.append(plots.Series(arm, x, y, colour=colour, marked=True))

@@ -89,14 +89,21 @@ def make(seed: int, tuning: int, test: int, strangers: int) -> World:
         strangers: for tuning.
 
     Raises:
-        ValueError: if there are not enough names.
+        ValueError: if there are not enough names, or too few people to have every name among those who are known.
     """
     draw = random.Random(seed)
-    names = [f'{first} {last}' for first, last in itertools.product(FIRST, LAST)]
-    if tuning + 2 * test + strangers > len(names):
-        raise ValueError(f'{tuning + 2 * test + strangers} people and only {len(names)} names')
-    draw.shuffle(names)
-    people = iter([Person(name, {r: draw.choice(answers) for r, answers in RELATIONS.items()}) for name in names])
+    first, last = list(FIRST), list(LAST)
+    draw.shuffle(first)
+    draw.shuffle(last)
+    known = [f'{one} {two}' for one, two in zip(first, itertools.cycle(last), strict=False)]  # every name is in it
+    others = [f'{one} {two}' for one, two in itertools.product(FIRST, LAST) if f'{one} {two}' not in known]
+    draw.shuffle(others)
+    most = len(known) + len(others)
+    if not len(known) <= tuning + test <= tuning + 2 * test + strangers <= most:
+        raise ValueError(f'{tuning + test} people are known; there must be {len(known)} at least, and {most} in all')
+    known += [others.pop() for _ in range(tuning + test - len(known))]
+    draw.shuffle(known)
+    people = iter([Person(n, {r: draw.choice(a) for r, a in RELATIONS.items()}) for n in (*known, *others)])
     sizes = (tuning, test, strangers, test)
     return World(*(tuple(itertools.islice(people, size)) for size in sizes))
 

@@ -1,5 +1,6 @@
 """The test: every model and every probe asked the same questions about images that none of them has learned from."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -141,11 +142,22 @@ def ask(generator: Generator, test: Asked) -> list[str]:
 
 
 def _baselines(out: pathlib.Path, tests: dict[str, Asked]) -> dict[str, dict[str, list[str]]]:
+    """What the probes answer: the same for every run, so fitted once and kept."""
+    path = out / 'answers' / f'probes.{_digest(tests)}.json'
+    if path.is_file():
+        return json.loads(path.read_text(encoding='utf-8'))
     found = {NO_IMAGE: {kind: probes.most_common(kind, test) for kind, test in tests.items()}}
     for name, probe in PROBES.items():
         kinds = tests if probe is probes.linear else tasks_digits.QUESTIONS
         found[name] = {kind: probe(kind, tests[kind]) for kind in kinds}
+    write_atomically(path, json.dumps(found) + '\n')
     return found
+
+
+def _digest(tests: dict[str, Asked]) -> str:
+    """Of the questions and of the code that makes and answers them."""
+    sources = [pathlib.Path(module.__file__).read_bytes() for module in (probes, tasks_digits)]
+    return hashlib.sha256(b''.join([repr(tests).encode(), *sources])).hexdigest()[:8]
 
 
 def as_json(results: Results) -> dict:

@@ -19,7 +19,7 @@ class Args(SweepOptions):
     out: pathlib.Path = pathlib.Path('runs/quantization')  # folder for runs and report; what is trained is not again
     workdirs: tuple[pathlib.Path, ...] = ()  # trained models to measure instead of training some
     seeds: int = 3  # models of each size
-    repeats: int = 15  # of every time that is taken
+    repeats: int = 9  # of every time that is taken
     scale: float = 1.0  # of all steps; 0.1 to see that it works
     report: bool = False  # measure nothing: draw the page of `out` again
 
@@ -100,6 +100,7 @@ def measure(args: Args) -> dict[str, Any]:
             for name, (model, params, costs) in models.items()
         },
         'facts': {
+            'held-out documents': f'at most {measuring.DOCUMENTS}',
             'rows': 1,
             'tokens of the prompt': f'{measuring.PROMPT}, or what the context leaves',
             'tokens written': measuring.NEW_TOKENS,

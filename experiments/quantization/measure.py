@@ -23,13 +23,14 @@ from llm.training.train_state import initial_model
 from llm.workdir import Workdir
 
 PROMPT, NEW_TOKENS = 128, 32  # tokens that are read at once, and then written one by one
+DOCUMENTS = 12  # held-out ones that are read; their differences are paired, so that few are enough
 
 
 class Cost(NamedTuple):
     """What rounding one model's weights costs.
 
     Attributes:
-        bits_per_byte: on all held-out documents of the run's first corpus.
+        bits_per_byte: on the first `DOCUMENTS` held-out documents of the run's first corpus.
         difference: to float32, in bits per byte.
         low, high: of the difference, over documents (a ratio of sums; Cochran 1977). None for float32.
     """
@@ -54,7 +55,7 @@ def in_precision(model: ModelConfig, params: Any, precision: str) -> tuple[Model
 def costs(workdir: Workdir) -> dict[str, Cost]:
     """What each precision costs a trained model; documents are paired."""
     loaded = subject.load(workdir)
-    text = corpus.Text(open_corpus(loaded.config.data.corpora[0], loaded.config.data), held_out=True)
+    text = corpus.Text(open_corpus(loaded.config.data.corpora[0], loaded.config.data), held_out=True, limit=DOCUMENTS)
     found = {}
     for precision in PRECISIONS:
         model, params = in_precision(loaded.config.model, loaded.params, precision)

@@ -13,9 +13,9 @@ from llm.sweep import space
 
 PRECISIONS = ('float32', 'bfloat16', 'int8', 'int4')  # the first is what the others are held against
 SIZES = {  # width, layers, steps, learning rate
-    'small': (64, 2, 300, 1e-2),
-    'medium': (128, 4, 300, 6e-3),
-    'large': (256, 4, 300, 3e-3),
+    'small': (64, 2, 250, 1e-2),
+    'medium': (128, 3, 250, 6e-3),
+    'large': (192, 4, 250, 4e-3),
 }
 RANDOM = {
     'GPT-2 small, random': ModelConfig(

@@ -175,19 +175,21 @@ def analogy_ranks(
     candidates = np.flatnonzero(among)
     place = np.full(len(vectors), -1)
     place[candidates] = np.arange(len(candidates))
-    questions, answers = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
-    near_question = questions @ vectors[candidates].T
-    rows = np.arange(len(pairs))
+    tokens, row = np.unique(np.concatenate([pairs, offsets]), return_inverse=True)
+    near = vectors[tokens] @ vectors[candidates].T  # of every token asked about, to every candidate
+    among_tokens = vectors[tokens] @ vectors[tokens].T
+    (c, d), (a, b) = row.reshape(-1, 2)[: len(pairs)].T, row.reshape(-1, 2)[len(pairs) :].T
+    inputs = place[np.stack([pairs[:, 0], pairs[:, 1], pairs[:, 0], pairs[:, 0]], axis=1)]
+    each = np.arange(len(pairs))[:, None]
     ranks = np.zeros((len(offsets), len(pairs)), np.int64)
-    for i, (a, b) in enumerate(offsets):
-        offset = weight * (vectors[b] - vectors[a])
+    for i, (token_a, token_b) in enumerate(offsets):
         # The length of b - a + c is the same for all candidates, so dot products order them as cosines do.
-        scores = near_question + vectors[candidates] @ offset
-        own = np.sum(questions * answers, axis=1) + answers @ offset
-        for column in (pairs[:, 0], pairs[:, 1], np.full(len(pairs), a), np.full(len(pairs), b)):
-            here = place[column] >= 0
-            scores[rows[here], place[column][here]] = -np.inf  # the inputs, and the answer, which is not its own rival
-        ranks[i] = 1 + np.count_nonzero(scores >= own[:, None], axis=1)
+        scores = near[c] + weight * (near[b[i]] - near[a[i]])[None, :]
+        own = among_tokens[c, d] + weight * (among_tokens[b[i], d] - among_tokens[a[i], d])
+        before = np.count_nonzero(scores >= own[:, None], axis=1)
+        inputs[:, 2:] = place[[token_a, token_b]]  # the inputs do not count, and the answer is not its own rival
+        left_out = (inputs >= 0) & (scores[each, inputs] >= own[:, None])
+        ranks[i] = 1 + before - np.count_nonzero(left_out, axis=1)
     shared = (offsets[:, :, None, None] == pairs.T[None, None]).any(axis=(1, 2))
     return np.where(shared, 0, ranks)
 

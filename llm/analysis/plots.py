@@ -186,7 +186,7 @@ def map_plot(title: str, x_label: str, y_label: str, clouds: Sequence[Cloud]) ->
         As `line_plot`.
     """
     with matplotlib.rc_context(_SETTINGS | {'svg.hashsalt': title}):
-        figure = Figure(figsize=(9.0, 6.2), layout='constrained')
+        figure = Figure(figsize=(9.0, 6.4), layout='constrained')
         axes = figure.add_subplot()
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)

@@ -52,10 +52,9 @@ def compress(
     if tokens is None or not len(tokens):
         return stored
     streams = min(streams or compressor.streams(len(tokens)), len(tokens))
-    predictor = compressor.predictor(len(tokens), streams, compressor.window)
-    payload = codec.encode(
-        predictor, tokens, streams, compressor.tokenizer.start_id, _counter(compressor, len(data), progress)
-    )
+    predictors = compressor.predictors(len(tokens), streams, compressor.window)
+    start = compressor.tokenizer.start_id
+    payload = codec.encode(predictors, tokens, start, _counter(compressor, len(data), progress))
     coding = Coding(
         model=compressor.name,
         step=compressor.step,
@@ -67,7 +66,7 @@ def compress(
         window=compressor.window,
         numerics=circumstances.numerics(compressor.model.config.compute_dtype),
         made_by=circumstances.made_by(),
-        fingerprint=predictor.fingerprint,
+        fingerprint=predictors[0].fingerprint,
     )
     header = Header(len(data), sha256, coding)
     made = Made(container.to_bytes(header, payload), header)
@@ -96,12 +95,10 @@ def restore(compressor: Compressor, archive: Archive, progress: Progress = lambd
     coding = archive.header.coding
     if coding is None:
         return _checked(archive.payload, archive)
-    predictor = compressor.predictor(coding.tokens, coding.streams, coding.window)
     tokens = codec.decode(
-        predictor,
+        compressor.predictors(coding.tokens, coding.streams, coding.window),
         archive.payload,
         coding.tokens,
-        coding.streams,
         compressor.tokenizer.start_id,
         coding.fingerprint,
         _counter(compressor, archive.header.size, progress),

@@ -7,12 +7,14 @@ program on the same shapes with the same tokens: one step of decoding through a 
 each row and gives integer frequencies of what follows.
 
 The tokens of a file are cut into streams, rows of equal length that are coded side by side, a token of each at a time,
-by one coder: a step that reads many rows takes little longer than one. Each stream starts without context.
+by one coder: a step that reads many rows takes less than as many steps. Each stream starts without context. Many
+streams go in two halves: while the device reads a token in each row of one, the host codes those of the other, and
+where a step leaves a processor idle, both are read at once.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +31,7 @@ from llm.model.transformer import Transformer
 # to where float32 holds every integer: so no sum of them that the coder makes is ever rounded.
 TOTAL = 2**23
 MOST_TOKENS = 2**22  # of a vocabulary
+HALVED = 16  # streams, if they are even, from which on they go in two halves
 LARGEST_WINDOW = 1024  # tokens that the model sees: a step reads the keys of all of them, in each stream
 
 
@@ -67,6 +70,7 @@ class Predictor:
     again, at positions from 0.
 
     Attributes:
+        streams: how many.
         fingerprint: digest of the first frequencies; None before them.
     """
 
@@ -95,25 +99,29 @@ class Predictor:
             raise UserError(
                 f'a vocabulary of {model.config.vocab_size:,} is too large to code; at most {MOST_TOKENS:,}'
             )
+        self.streams, self.fingerprint = streams, None
         self._model, self._params, self._codable = model, params, jnp.asarray(codable)
         self._capacity = bucket(length, window)
         self._cache = empty(model, streams, self._capacity)
         self._recent = np.zeros((streams, self._capacity), np.int32)
         self._held = 0
-        self.fingerprint: str | None = None
+        self._found: jax.Array | None = None
 
-    def read(self, tokens: Int[np.ndarray, 'streams']) -> Float[np.ndarray, 'streams vocabulary']:
-        """Reads the next token of each stream.
-
-        Raises:
-            MachineError: if the model's numbers are not finite.
-        """
+    def start(self, tokens: Int[np.ndarray, 'streams']) -> None:
+        """Begins to read the next token of each stream; does not wait."""
         if self._held == self._capacity:
             self._slide()
         self._recent[:, self._held] = tokens
         self._held += 1
-        found, self._cache = step(self._model, self._params, self._cache, tokens, self._codable)
-        found = np.asarray(found)
+        self._found, self._cache = step(self._model, self._params, self._cache, tokens, self._codable)
+
+    def finish(self) -> Float[np.ndarray, 'streams vocabulary']:
+        """Waits for what was begun; returns the frequencies of what follows.
+
+        Raises:
+            MachineError: if the model's numbers are not finite.
+        """
+        found = np.asarray(self._found)
         if not np.isfinite(found[:, 0]).all():  # one that is not spoils its whole row
             raise MachineError('the model gives probabilities that are not finite; its weights are damaged')
         if self.fingerprint is None:
@@ -124,10 +132,10 @@ class Predictor:
         kept = self._capacity // 2
         rows = self._recent[:, self._capacity - kept :].copy()
         if kept:
-            lengths = np.full(len(rows), kept, np.int32)
+            lengths = np.full(self.streams, kept, np.int32)
             self._cache = prefill(self._model, self._params, rows, lengths, self._capacity)
         else:
-            self._cache = empty(self._model, len(rows), self._capacity)
+            self._cache = empty(self._model, self.streams, self._capacity)
         self._recent[:, :kept] = rows
         self._held = kept
 
@@ -137,46 +145,44 @@ def stream_length(tokens: int, streams: int) -> int:
     return -(-tokens // streams)
 
 
-def _coding(tokens: int, streams: int, at: int) -> int:
-    """How many streams, the first ones, have a token at this place."""
-    return min(streams, (tokens - 1 - at) // stream_length(tokens, streams) + 1)
+def parts(streams: int) -> list[int]:
+    """How many streams each predictor has."""
+    return [streams // 2] * 2 if streams >= HALVED and streams % 2 == 0 else [streams]
 
 
 def encode(
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     tokens: Int[np.ndarray, 'tokens'],
-    streams: int,
     start: int,
     progress: Callable[[np.ndarray, int], Any] = lambda tokens, size: None,
 ) -> bytes:
     """Tokens to bits.
 
     Args:
-        predictor: fresh, of so many streams of `stream_length`.
+        predictors: fresh, of `parts` of the streams, and of `stream_length`.
         tokens: at least one, all of them codable.
-        streams: rows.
         start: the token that every stream follows.
         progress: told the tokens of every step, and the bytes of the code so far.
     """
     stream = _library().stream
     coder, family = stream.queue.RangeEncoder(), stream.model.Categorical(perfect=False)
-    length = stream_length(len(tokens), streams)
-    rows = np.zeros((streams, length), np.int32)
-    rows.reshape(-1)[: len(tokens)] = tokens
-    before = np.full(streams, start, np.int32)
-    for at in range(length):
-        found, coding = predictor.read(before), _coding(len(tokens), streams, at)
-        before = np.ascontiguousarray(rows[:, at])
-        coder.encode(before[:coding], family, found[:coding])
-        progress(before[:coding], coder.num_words() * 4)
+    rows = _rows(tokens, sum(predictor.streams for predictor in predictors))
+
+    def code(at, first, found, coding):
+        known = np.ascontiguousarray(rows[first : first + len(found), at])
+        if coding:
+            coder.encode(known[:coding], family, found[:coding])
+            progress(known[:coding], coder.num_words() * 4)
+        return known
+
+    run(predictors, len(tokens), start, code)
     return coder.get_compressed().astype('<u4').tobytes()
 
 
 def decode(
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     payload: bytes,
     tokens: int,
-    streams: int,
     start: int,
     fingerprint: str,
     progress: Callable[[np.ndarray, int], Any] = lambda tokens, size: None,
@@ -184,32 +190,67 @@ def decode(
     """Bits to tokens: the inverse of `encode`.
 
     Args:
-        predictor: fresh, as the one that encoded.
+        predictors: fresh, like those that encoded.
         payload: what `encode` returned.
-        tokens, streams, start: as there.
-        fingerprint: of the predictor that encoded, after its first step.
+        tokens: how many there are.
+        start: as there.
+        fingerprint: of the first predictor that encoded.
         progress: told the tokens of every step, and the bytes of the code, all of it.
 
     Returns:
-        The tokens; None if this predictor has another fingerprint, or finds bits that cannot be.
+        The tokens; None if these predictors have another fingerprint, or find bits that cannot be.
     """
     stream = _library().stream
     coder = stream.queue.RangeDecoder(np.frombuffer(payload, '<u4').astype(np.uint32))
     family = stream.model.Categorical(perfect=False)
-    length = stream_length(tokens, streams)
-    rows = np.zeros((streams, length), np.int32)
-    before = np.full(streams, start, np.int32)
-    for at in range(length):
-        found, coding = predictor.read(before), _coding(tokens, streams, at)
-        if predictor.fingerprint != fingerprint:
-            return None
-        try:
-            rows[:coding, at] = coder.decode(family, found[:coding])
-        except (AssertionError, ValueError):  # how the library says that no token has these bits
-            return None
-        before = np.ascontiguousarray(rows[:, at])
-        progress(before[:coding], len(payload))
+    rows = _rows(np.zeros(tokens, np.int32), sum(predictor.streams for predictor in predictors))
+
+    def code(at, first, found, coding):
+        if predictors[0].fingerprint != fingerprint:
+            raise _OtherNumbers
+        now = np.zeros(len(found), np.int32)
+        if coding:
+            try:
+                now[:coding] = coder.decode(family, found[:coding])
+            except (AssertionError, ValueError):  # how the library says that no token has these bits
+                raise _OtherNumbers from None
+            progress(now[:coding], len(payload))
+        rows[first : first + len(found), at] = now
+        return now
+
+    try:
+        run(predictors, tokens, start, code)
+    except _OtherNumbers:
+        return None
     return rows.reshape(-1)[:tokens]
+
+
+class _OtherNumbers(Exception):
+    """The probabilities are not those that encoded."""
+
+
+def run(predictors: Sequence[Predictor], tokens: int, start: int, code: Callable[..., np.ndarray]) -> None:
+    """The loop of both sides: `code(place, first stream, frequencies, streams that have a token there)` -> tokens."""
+    streams = sum(predictor.streams for predictor in predictors)
+    length = stream_length(tokens, streams)
+    for predictor in predictors:
+        predictor.start(np.full(predictor.streams, start, np.int32))
+    for at in range(length):
+        coding = min(streams, (tokens - 1 - at) // length + 1)  # the first ones: the others have ended
+        first = 0
+        for predictor in predictors:
+            here = min(max(coding - first, 0), predictor.streams)
+            now = code(at, first, predictor.finish(), here)
+            if at + 1 < length:
+                predictor.start(now)
+            first += predictor.streams
+
+
+def _rows(tokens: Int[np.ndarray, 'tokens'], streams: int) -> Int[np.ndarray, 'streams length']:
+    """The tokens as streams, the end filled up with 0."""
+    rows = np.zeros((streams, stream_length(len(tokens), streams)), np.int32)
+    rows.reshape(-1)[: len(tokens)] = tokens
+    return rows
 
 
 def _library() -> Any:

@@ -14,6 +14,7 @@ from llm.compression.codec import Predictor
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.inference import prepared
+from llm.inference.reading import require_causal
 from llm.model.kv_cache import stored_dtype
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
@@ -66,10 +67,11 @@ class Compressor:
         most = max(1, min(MOST_STREAMS, tokens // SHORTEST_STREAM, MOST_CACHE // cache))
         return 1 << most.bit_length() - 1
 
-    def predictor(self, tokens: int, streams: int, window: int) -> Predictor:
-        """A fresh predictor for so many tokens in so many streams."""
+    def predictors(self, tokens: int, streams: int, window: int) -> list[Predictor]:
+        """Fresh ones for so many tokens in so many streams."""
         length = codec.stream_length(tokens, streams)
-        return Predictor(self.model, self.params, self.token_sizes > 0, streams, length, window)
+        codable = self.token_sizes > 0
+        return [Predictor(self.model, self.params, codable, n, length, window) for n in codec.parts(streams)]
 
 
 def load(workdir: Workdir, step: int | None = None, ema: bool = False, compute_dtype: str | None = None) -> Compressor:
@@ -87,6 +89,7 @@ def load(workdir: Workdir, step: int | None = None, ema: bool = False, compute_d
     config = runtime.stored_config(workdir)
     if config.objective.kind == 'reward_model':
         raise UserError(f'{workdir.path} is a reward model, which predicts no text; compress with another run')
+    require_causal(config, workdir.path, 'compression')
     tokenizer = open_workdir(workdir.path)
     tokenizer.check_fits(config.model.vocab_size)
     step, params = load_params(workdir, step, ema)

@@ -59,6 +59,10 @@ class Coding:
     made_by: dict[str, str]
     fingerprint: str
 
+    def __post_init__(self):
+        if not (1 <= self.streams <= self.tokens and self.window >= 1 and 'compute_dtype' in self.numerics):
+            raise ValueError('such a coding cannot be')
+
 
 @dataclass(frozen=True)
 class Header:

@@ -39,10 +39,10 @@ def test_any_bytes_come_back(tiny, run, name):
     data = FILES[name]
     tokens = tokenize(tiny.tokenizer, data)
     if len(tokens):
-        predictor = tiny.predictor(len(tokens), 64, tiny.window)
-        payload = codec.encode(predictor, tokens, 64, 1)
-        again = tiny.predictor(len(tokens), 64, tiny.window)
-        found = codec.decode(again, payload, len(tokens), 64, 1, predictor.fingerprint)
+        predictors = tiny.predictors(len(tokens), 64, tiny.window)
+        payload = codec.encode(predictors, tokens, 1)
+        again = tiny.predictors(len(tokens), 64, tiny.window)
+        found = codec.decode(again, payload, len(tokens), 1, predictors[0].fingerprint)
         assert tiny.tokenizer.decode_bytes(found.tolist()) == data
     made = archive.compress(tiny, data, streams=64)
     assert from_bytes(made.data, '').header == made.header

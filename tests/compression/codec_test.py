@@ -24,9 +24,9 @@ def random_tokens(tiny, number, seed=0):
 
 
 def coded(tiny, tokens, streams):
-    """What encoding gives, and the predictor that it used."""
-    predictor = tiny.predictor(len(tokens), streams, tiny.window)
-    return codec.encode(predictor, tokens, streams, START), predictor
+    """What encoding gives, and the fingerprint of its first step."""
+    predictors = tiny.predictors(len(tokens), streams, tiny.window)
+    return codec.encode(predictors, tokens, START), predictors[0].fingerprint
 
 
 def test_frequencies_are_whole_numbers_whose_sums_are_exact():
@@ -44,13 +44,13 @@ def test_frequencies_are_whole_numbers_whose_sums_are_exact():
     np.testing.assert_allclose(found / exact[:, None], wanted, atol=4097 / codec.TOTAL)
 
 
-@pytest.mark.parametrize('number, streams', [(1, 1), (16, 1), (17, 1), (90, 1), (62, 4), (9, 4)])
+@pytest.mark.parametrize('number, streams', [(1, 1), (16, 1), (17, 1), (90, 1), (62, 4), (9, 4), (250, 16)])
 def test_what_goes_in_comes_out(tiny, number, streams):
     """In streams of equal and of unequal length, within the window of 16, and past it, where it slides."""
     tokens = random_tokens(tiny, number)
-    payload, predictor = coded(tiny, tokens, streams)
-    fresh = tiny.predictor(number, streams, tiny.window)
-    found = codec.decode(fresh, payload, number, streams, START, predictor.fingerprint)
+    payload, fingerprint = coded(tiny, tokens, streams)
+    fresh = tiny.predictors(number, streams, tiny.window)
+    found = codec.decode(fresh, payload, number, START, fingerprint)
     np.testing.assert_array_equal(found, tokens)
 
 
@@ -76,9 +76,11 @@ def test_a_text_costs_its_negative_log_likelihood(tiny):
 def test_streams_do_not_see_each_other(tiny):
     """What a stream's tokens cost does not depend on which other stream is beside it."""
     first, second = random_tokens(tiny, 40, seed=2), random_tokens(tiny, 40, seed=3)
-    predictor, other = (tiny.predictor(160, 4, tiny.window) for _ in range(2))
+    predictor, other = (tiny.predictors(160, 4, tiny.window)[0] for _ in range(2))
     for a, b in zip(first, second):
-        mine, theirs = predictor.read(np.array([a, b, b, b])), other.read(np.array([a, a, a, a]))
+        predictor.start(np.array([a, b, b, b], np.int32))
+        other.start(np.array([a, a, a, a], np.int32))
+        mine, theirs = predictor.finish(), other.finish()
         np.testing.assert_array_equal(mine[0], theirs[0])
     assert (mine[1] != theirs[1]).any()
 
@@ -86,8 +88,8 @@ def test_streams_do_not_see_each_other(tiny):
 def test_bits_of_another_model_are_not_decoded(tiny):
     tokens = random_tokens(tiny, 62)
     payload, _ = coded(tiny, tokens, 4)
-    fresh = tiny.predictor(62, 4, tiny.window)
-    assert codec.decode(fresh, payload, 62, 4, START, 'another fingerprint') is None
+    fresh = tiny.predictors(62, 4, tiny.window)
+    assert codec.decode(fresh, payload, 62, START, 'another fingerprint') is None
 
 
 def test_a_model_that_is_not_finite_is_refused(tiny):

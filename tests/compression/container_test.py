@@ -17,7 +17,7 @@ CODING = Coding(
     tokens=5,
     streams=2,
     window=16,
-    numerics={'host_threads': 2, 'jax': '1'},
+    numerics={'host_threads': 2, 'compute_dtype': 'float32'},
     made_by={'cpu': 'c'},
     fingerprint='22',
 )
@@ -58,6 +58,24 @@ def test_a_newer_format_is_refused():
     newer = container.MAGIC + struct.pack('<H', 2) + DATA[len(container.MAGIC) + 2 :]
     with pytest.raises(UserError, match='has format 2, and this program reads format 1'):
         from_bytes(newer, 'x.z')
+
+
+def test_a_header_that_cannot_be_is_damage():
+    for old, new in (({'streams': 2}, {'streams': 6}), ({'window': 16}, {'window': 0})):
+        fields = {name: getattr(CODING, name) for name in CODING.__dataclass_fields__} | old
+        Coding(**fields)
+        with pytest.raises(ValueError):
+            Coding(**fields | new)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError):
+        container.write_file(tmp_path / 'x.z', DATA)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_that_is_there_or_cannot_be_made_is_refused(tmp_path):
