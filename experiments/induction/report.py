@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from experiments.induction import measure as measuring
 from experiments.induction.plan import ONE, RANDOM, TWO, Plan
-from experiments.induction.sequences import measured_tokens
+from experiments.induction.sequences import measured_blocks
 from llm.analysis import lens, pages, plots, statistics, units
 from llm.environment import code_version
 from llm.errors import UserError
@@ -21,6 +21,7 @@ from llm.training.checkpoint import load_params
 from llm.workdir import write_atomically
 
 ARMS = (TWO, ONE, RANDOM)
+NEW = 'two layers, new characters'
 SHOWN_PERIOD = 12  # tokens of the block in the picture of two heads
 
 
@@ -68,7 +69,7 @@ def _arm(run: registry.Run) -> str:
 
 def _patterns(run: registry.Run, plan: Plan) -> tuple[str, list[tuple[str, np.ndarray]]]:
     config, params = measuring.model_config(run), load_params(run.workdir)[1]
-    tokens = measured_tokens(1, min(SHOWN_PERIOD, plan.period), measuring.JUDGING)
+    tokens = measured_blocks(1, min(SHOWN_PERIOD, plan.period), measuring.JUDGING)
     pattern = lens.run(params, config, tokens, ('pattern',)).activations['pattern']
     scores = jax.device_get(lens.head_scores(pattern, tokens))
     shown = []
@@ -97,10 +98,10 @@ def table(findings: Findings) -> str:
 
 
 def _rows(findings: Findings) -> tuple[list[str], list[list[str]]]:
-    header = ['', 'first copy, nats', 'second copy, nats', 'best induction score', 'best previous-token score']
+    header = ['', 'new, nats', 'said again, nats', 'best induction score', 'best previous-token score']
     rows = []
     for arm, histories in findings.histories.items():
-        cells = [final(histories, 'first'), final(histories, 'second')]
+        cells = [final(histories, 'new'), final(histories, 'again')]
         cells += [[float(best(history, kind)[-1]) for history in histories] for kind in ('induction', 'previous')]
         rows.append([arm, *(_interval(statistics.mean_interval(values)) for values in cells)])
     return header, rows
@@ -113,11 +114,11 @@ def _interval(interval: statistics.Interval) -> str:
 
 
 def comparisons(findings: Findings) -> dict[str, statistics.Difference]:
-    """Paired over seeds: losses of the second copy of arms, and with and without some heads."""
-    two = final(findings.histories[TWO], 'second')
+    """Paired over seeds: losses on repeated spans of arms, and with and without some heads."""
+    two = final(findings.histories[TWO], 'again')
     found = {
-        ONE: statistics.paired_difference(final(findings.histories[ONE], 'second'), two),
-        RANDOM: statistics.paired_difference(final(findings.histories[RANDOM], 'second'), two),
+        ONE: statistics.paired_difference(final(findings.histories[ONE], 'again'), two),
+        RANDOM: statistics.paired_difference(final(findings.histories[RANDOM], 'again'), two),
     }
     whole = [removal.whole for removal in findings.removals]
     for name, label in REMOVED.items():
@@ -129,31 +130,41 @@ def comparisons(findings: Findings) -> dict[str, statistics.Difference]:
 
 REMOVED = {
     'without_induction': 'the induction heads',
-    'without_previous': 'the previous-token heads below',
+    'without_previous': 'the head below that looks back',
     'without_others': 'as many other heads',
 }
 
 
 def sentences(findings: Findings) -> list[str]:
     """What was found, with what it rests on."""
-    found, said = comparisons(findings), []
-    low = statistics.mean_interval(final(findings.histories[TWO], 'second')).mean
+    found = comparisons(findings)
+    low = statistics.mean_interval(final(findings.histories[TWO], 'again')).mean
+    said = [
+        f'Two layers come to {low:.2f} nats on spans that are said again. One layer stays {_difference(found[ONE])} '
+        f'above, two layers whose training never repeated {_difference(found[RANDOM])}.'
+    ]
+    heads = [head for removal in findings.removals for head in removal.induction]
+    if not heads:
+        return [*said, f'No head has an induction score of {measuring.FOUND:g} or more.']
+    counts = ', '.join(str(len(removal.induction)) for removal in findings.removals)
+    upper = sum(layer > 0 for layer, _ in heads)
     said.append(
-        f'Two layers come to {low:.2f} nats on the second copy. One layer stays {_difference(found[ONE])} above, two '
-        f'layers whose training never repeated {_difference(found[RANDOM])}.'
-    )
-    counts = [len(removal.induction) for removal in findings.removals]
-    said.append(
-        f'Induction heads found (score at least {measuring.FOUND:g}): {", ".join(map(str, counts))} by seed, all but '
-        f'{sum(layer == 0 for removal in findings.removals for layer, _ in removal.induction)} in the second layer.'
+        f'Heads with an induction score of {measuring.FOUND:g} or more, by seed: {counts}; {upper} of {len(heads)} are '
+        'in the second layer.'
     )
     for label in REMOVED.values():
         if label in found:
-            said.append(f'Without {label} the loss on the second copy is {_difference(found[label])} higher.')
+            said.append(f'Without {label}, spans that are said again cost {_difference(found[label])} more.')
     if all(removal.scores_without_previous for removal in findings.removals):
-        after = np.mean([np.mean(removal.scores_without_previous) for removal in findings.removals])
+        before, after = (
+            np.mean([np.mean(getattr(removal, name)) for removal in findings.removals])
+            for name in ('scores', 'scores_without_previous')
+        )
         said.append(
-            f'Without the previous-token heads the induction heads score {after:.2f} on average: they need them.'
+            f'Without the head that looks back the induction scores fall from {before:.2f} to {after:.2f}: what it '
+            'writes is what the induction heads search for.'
+            if after < before / 2
+            else f'Without the head that looks back the induction scores go from {before:.2f} to {after:.2f}.'
         )
     return said
 
@@ -214,10 +225,10 @@ def _over_seeds(title: str, y_label: str, series: dict[str, list[np.ndarray]], s
 
 
 def _loss_plot(findings: Findings):
-    series = {arm: [history.second for history in histories] for arm, histories in findings.histories.items()}
-    series[f'{TWO}, first copy'] = [history.first for history in findings.histories[TWO]]
+    series = {arm: [history.again for history in histories] for arm, histories in findings.histories.items()}
+    series[NEW] = [history.new for history in findings.histories[TWO]]
     steps = findings.histories[TWO][0].steps
-    return _over_seeds('Loss on the second copy', 'nats per token', series, steps, dashed=(f'{TWO}, first copy',))
+    return _over_seeds('Loss on spans that are said again', 'nats per token', series, steps, dashed=(NEW,))
 
 
 def _score_plot(findings: Findings):
@@ -250,7 +261,7 @@ def _removal_plot(findings: Findings):
             spans.append(
                 plots.Span(f'without {label}', found[label].mean, found[label].low, found[label].high, points, colour)
             )
-    return plots.interval_plot('What the second copy loses', 'nats per token above the whole model', spans)
+    return plots.interval_plot('What spans that are said again cost', 'nats per token above the whole model', spans)
 
 
 def _pattern_figure(title: str, pattern: np.ndarray, text: str) -> Markup:

@@ -1,9 +1,9 @@
 """Sequences that only their own past can predict.
 
-A document is 62 letters and digits. In the corpus that repeats itself it is a block of 10 to 31 different characters,
-drawn anew for each document, said again until the document is full; in the other one every character is drawn for
-itself. The length of the block differs, so a head that looks back a fixed distance does not predict the next character:
-it has to find the place where the present one stood before.
+A document is 62 letters and digits. It begins with 6 to 16 that are drawn anew. In the corpus that repeats itself all
+that follows are spans of 6 to 16 characters which stood somewhere before in the document, wherever that was; in the
+other corpus every character is drawn anew. Nothing is known of how far back a span comes from, so it is of no use to
+look back a fixed distance: a head has to find the place where the present character stood before.
 """
 
 import json
@@ -17,7 +17,8 @@ from llm.analysis import lens
 from llm.workdir import write_atomically
 
 ALPHABET = string.ascii_letters + string.digits
-PERIODS = (10, 31)  # shortest and longest block
+SPANS = (6, 16)  # characters of the shortest and of the longest span
+_TOKENS = np.array([FIRST_BYTE + ord(character) for character in ALPHABET], np.int32)
 
 
 def write_corpora(folder: pathlib.Path, documents: int) -> None:
@@ -27,19 +28,37 @@ def write_corpora(folder: pathlib.Path, documents: int) -> None:
         path, random = corpus_file(folder, repeats), np.random.default_rng(int(repeats))
         if path.is_file() and path.read_bytes().count(b'\n') == documents:
             continue
-        lines = (json.dumps({'text': document(random, repeats)}) for _ in range(documents))
-        write_atomically(path, '\n'.join(lines) + '\n')
+        texts = (''.join(ALPHABET[index] for index in document(random, repeats)[0]) for _ in range(documents))
+        write_atomically(path, '\n'.join(json.dumps({'text': text}) for text in texts) + '\n')
 
 
-def document(random: np.random.Generator, repeats: bool) -> str:
-    """One document."""
-    if not repeats:
-        return ''.join(random.choice(list(ALPHABET), LENGTH))
-    block = random.permutation(list(ALPHABET))[: random.integers(PERIODS[0], PERIODS[1] + 1)]
-    return ''.join(np.resize(block, LENGTH))
+def document(random: np.random.Generator, repeats: bool) -> tuple[np.ndarray, np.ndarray]:
+    """One document: its characters, as places in the alphabet, and which of them go on with a span that stood before.
+
+    The first character of a span does not: nothing tells that one begins.
+    """
+    text, goes_on = random.integers(len(ALPHABET), size=LENGTH), np.zeros(LENGTH, bool)
+    place = random.integers(SPANS[0], SPANS[1] + 1)
+    while repeats and place < LENGTH:
+        length = min(random.integers(SPANS[0], SPANS[1] + 1), place, LENGTH - place)
+        start = random.integers(place - length + 1)
+        text[place : place + length] = text[start : start + length]
+        goes_on[place + 1 : place + length] = True
+        place += length
+    return text, goes_on
 
 
-def measured_tokens(rows: int, period: int, seed: int) -> np.ndarray:
+def measured_documents(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Documents that repeat themselves, as tokens, (rows, 63) int32 with a beginning of sequence, and which go on."""
+    random = np.random.default_rng((seed, 2))
+    texts, goes_on = zip(*(document(random, repeats=True) for _ in range(rows)))
+    return _begun(_TOKENS[np.stack(texts)]), np.pad(np.stack(goes_on), ((0, 0), (1, 0)))
+
+
+def measured_blocks(rows: int, period: int, seed: int) -> np.ndarray:
     """(rows, 1 + 2 period) int32: a beginning of sequence, a block of different characters, and the block again."""
-    letters = np.array([FIRST_BYTE + ord(character) for character in ALPHABET])
-    return np.pad(letters[lens.repeated_tokens(LENGTH, rows, period, seed=seed)], ((0, 0), (1, 0)), constant_values=BOS)
+    return _begun(_TOKENS[lens.repeated_tokens(LENGTH, rows, period, seed=seed)])
+
+
+def _begun(tokens: np.ndarray) -> np.ndarray:
+    return np.pad(tokens, ((0, 0), (1, 0)), constant_values=BOS)

@@ -76,7 +76,7 @@ def block(traces: Traces, spec: Spec, layer: int, position: int) -> dict[str, An
     """One position on its way through a block."""
     run = traces.runs[spec.run]
     require('layer', layer, run.model.num_layers)
-    seen = {name: value[layer] for name, value in traces.parts(spec, position).items()}
+    seen = traces.part(spec, layer, position)
     kernel = traces.params(spec)['blocks']['attention']['output']['kernel'][layer]
     added = np.einsum('hd,hdw->hw', seen['head_outputs'], np.asarray(kernel).reshape(*seen['head_outputs'].shape, -1))
     vectors = {

@@ -1,13 +1,16 @@
 """Writing one token after the other with the decode step that `generate` runs, its cache and its time in sight."""
 
+import functools
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
 from llm.errors import UserError
@@ -19,7 +22,8 @@ from llm.explorer.kept import Kept
 from llm.explorer.runs import PARAMETER_BYTES, Runs
 from llm.inference import decode, prepared, sampling
 from llm.inference.decode import DecodeState, bucket
-from llm.inference.sampling import SamplingParams
+from llm.inference.sampling import RowSettings, SamplingParams
+from llm.model.kv_cache import KVCache
 from llm.model.transformer import Output, Transformer
 
 CACHE_BYTES = 2**29  # of sessions kept
@@ -53,13 +57,30 @@ class Session:
     """
 
     run: int
-    model: Any
+    model: Edited
     params: Any
     state: DecodeState
     settings: SamplingParams
     tokens: list[int]
     drawn: int = 0
     stopped: str | None = None
+
+
+@functools.partial(jax.jit, static_argnames='model', donate_argnames='state')
+def step_once(
+    model: Edited, params: Any, state: DecodeState, settings: RowSettings
+) -> tuple[DecodeState, Float[Array, 'batch vocabulary'], Float[Array, 'batch vocabulary']]:
+    """One turn of the loop in `llm.inference.decode.decode`, which also shows what it draws from.
+
+    Returns the next state, whose `token` is what was drawn; the probabilities after the sampler's cut; and the model's
+    own log-probabilities.
+    """
+    logits, cache = decode.next_logits(model, params, state.cache, state.token, ~state.done)
+    cut = sampling.next_token_distribution(logits, state.seen, settings)
+    drawn = sampling.sample(logits, state.seen, settings, state.generated)
+    seen = state.seen.at[jnp.arange(len(drawn)), drawn].set(True)
+    state = DecodeState(cache, drawn, state.generated + 1, seen, state.done)
+    return state, cut, jax.nn.log_softmax(logits, axis=-1)
 
 
 class Sessions:
@@ -87,28 +108,16 @@ class Sessions:
         decode.check_prompt(model, tokens, 1, 'error')
         params = (self._params(run, step), edits_lib.stacked(changes, config))
         capacity = bucket(len(tokens) + ROOM, config.context_length)
-        read = lambda: jax.block_until_ready(decode.read_rows(model, params, [tokens[:-1]], capacity))
-        program = (model, bucket(len(tokens) - 1, capacity), capacity, tuple(sorted(params[1] or ())))
-        if program not in self._compiled:
-            read()
+        read = np.zeros((1, bucket(len(tokens) - 1, capacity)), np.int32)
+        read[0, : len(tokens) - 1] = tokens[:-1]
+        lengths = np.array([len(tokens) - 1], np.int32)
+        state = self._state(config, params, tokens, capacity)
+        self._compile(model, params, state, read, lengths)
         begin = time.perf_counter()
-        cache = read()
+        cache = jax.block_until_ready(decode.prefill(model, params, read, lengths, capacity))
         milliseconds = 1000 * (time.perf_counter() - begin)
-        seen = np.zeros((1, config.vocab_size), bool)
-        seen[0, list(tokens)] = True
-        state = DecodeState(
-            cache=cache,
-            token=jnp.array([tokens[-1]], jnp.int32),
-            generated=jnp.zeros((1,), jnp.int32),
-            seen=jnp.array(seen),
-            done=jnp.zeros((1,), bool),
-        )
-        # As every later state will be placed: else the first step would be compiled apart.
-        state = jax.device_put(state, cache.lengths.sharding)
+        state = state._replace(cache=jax.device_put(cache, state.token.sharding))
         session = Session(run, model, params, state, settings, list(tokens))
-        if program not in self._compiled:
-            self._write(session, 0)  # compiles: what is timed later is the step alone
-            self._compiled.add(program)
         name = secrets.token_hex(8)
         self._sessions.put(name, session, self._allocated(session))
         return {
@@ -139,14 +148,47 @@ class Sessions:
             steps.append(self._step(session))
         return {'steps': steps, 'stopped': session.stopped, 'tokens': list(session.tokens)}
 
+    def _state(self, config: ModelConfig, params: Any, tokens: tuple[int, ...], capacity: int) -> DecodeState:
+        """Before anything is read."""
+        seen = np.zeros((1, config.vocab_size), bool)
+        seen[0, list(tokens)] = True
+        state = DecodeState(
+            cache=KVCache.create(config, 1, capacity),
+            token=np.array([tokens[-1]], np.int32),
+            generated=np.zeros((1,), np.int32),
+            seen=seen,
+            done=np.zeros((1,), bool),
+        )
+        return jax.device_put(state, params[0]['final_norm']['scale'].sharding)
+
+    def _compile(self, model, params, state, read, lengths) -> None:
+        """Runs both programs once, so that what is timed later is the model alone; at the same time, because compiling
+        a deep model takes long."""
+        leaves, structure = jax.tree.flatten((params, read, state))
+        program = (model, structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))
+        if program in self._compiled:
+            return
+        settings = sampling.stack([SamplingParams()])
+
+        def step():
+            after, _, _ = step_once(model, params, jax.tree.map(jnp.copy, state), settings)
+            step_once(model, params, after, settings)  # what a step returns may lie otherwise than the first state
+
+        with ThreadPoolExecutor(2) as pool:
+            stepping = pool.submit(step)
+            decode.prefill(model, params, read, lengths, state.cache.capacity)
+            stepping.result()
+        self._compiled.add(program)
+
     def _step(self, session: Session) -> dict[str, Any]:
         tokenizer = self._runs[session.run].tokenizer
         settings = sampling.stack([session.settings])
-        cut = decode.next_token_distribution(session.model, session.params, session.state, settings)
-        cut = np.asarray(cut)[0]
         begin = time.perf_counter()
-        token, logprob = self._write(session, 1)
+        session.state, cut, log_probs = jax.block_until_ready(
+            step_once(session.model, session.params, session.state, settings)
+        )
         milliseconds = 1000 * (time.perf_counter() - begin)
+        token, cut = int(session.state.token[0]), np.asarray(cut)[0]
         session.tokens.append(token)
         session.drawn += 1
         if token in tokenizer.stop_ids:
@@ -157,21 +199,11 @@ class Sessions:
             'token': arrays.token(tokenizer, token),
             'index': session.drawn - 1,
             'probability': float(cut[token]),
-            'model_probability': float(np.exp(logprob)),
+            'model_probability': float(np.exp(log_probs[0, token])),
             'kept': int(np.sum(cut > 0)),
             'milliseconds': milliseconds,
             'cache': self._cache(session),
         }
-
-    def _write(self, session: Session, steps: int) -> tuple[int, float]:
-        """Runs the loop of `generate` for so many steps; returns the last token and its log-probability."""
-        stops = np.zeros(session.model.config.vocab_size, bool)
-        settings = sampling.stack([session.settings])
-        state, tokens, logprobs = decode.decode(
-            session.model, session.params, session.state, settings, stops, np.int32(steps)
-        )
-        session.state = jax.block_until_ready(state)
-        return int(tokens[0, 0]), float(logprobs[0, 0])
 
     def _params(self, run: int, step: int | None) -> Any:
         step, params = self._runs.params(run, step)

@@ -200,10 +200,19 @@ class Traces:
         real = (..., slice(length)) if query is not None else (..., slice(length), slice(length))
         return scores[real], weights[real]
 
+    def part(self, spec: Spec, layer: int, position: int) -> dict[str, np.ndarray]:
+        """What one block adds at one position, by site. The others are not computed for it."""
+        self.get(spec)
+        at = _window(spec, position)
+        if (spec, at) in self._looks:
+            found = {name: value[layer] for name, value in self._looks[spec, at].items()}
+        else:
+            found = self.look(spec, views.window, layer, at)
+        return {name: value[..., position - at, :] for name, value in found.items()}
+
     def parts(self, spec: Spec, position: int) -> dict[str, np.ndarray]:
         """What every block adds at one position, by site: (layers, ...) each."""
-        trace, last = self.get(spec), max(0, len(spec.tokens) - views.TAIL)
-        at = last if position >= last else position // views.TAIL * views.TAIL
+        trace, at = self.get(spec), _window(spec, position)
         if (spec, at) not in self._looks:
             found = [self.look(spec, views.window, layer, at) for layer in range(len(trace.streams) - 1)]
             self._keep_window(spec, at, {name: [layer[name] for layer in found] for name in found[0]})
@@ -213,6 +222,12 @@ class Traces:
     def _keep_window(self, spec, at, parts):
         stacked = {name: np.stack(values) for name, values in parts.items()}
         self._looks.put((spec, at), stacked, sum(value.nbytes for value in stacked.values()))
+
+
+def _window(spec: Spec, position: int) -> int:
+    """Where the window begins that a position's parts are computed with: the last positions share one."""
+    last = max(0, len(spec.tokens) - views.TAIL)
+    return last if position >= last else position // views.TAIL * views.TAIL
 
 
 def check_prompt(run: Run, tokens: tuple[int, ...]) -> None:

@@ -31,10 +31,12 @@ class Context(NamedTuple):
     query_index: Int[Array, '#batch query']
     key_index: Int[Array, '#batch key']
     rope: tuple[Array, Array] | None  # cosines and sines
-    distance: Float[Array, 'batch query key'] | None  # query position - key position, for ALiBi
+    distance: Float[Array, 'batch query key'] | None  # between the positions of query and key, for ALiBi
     write_at: Int[Array, 'batch'] | None  # where new keys go in the cache; None without one
     example_ids: Int[Array, 'batch']  # which row of the global batch this is, for dropout
     local_rope: tuple[Array, Array] | None = None  # of layers with a window, where theirs are others
+    source: Float[Array, 'batch source width'] | None = None  # what the encoder made of the text that is read
+    source_mask: Bool[Array, '#batch query source'] | None = None  # which of it each query may read
 
 
 class Attention(nn.Module):

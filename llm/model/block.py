@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
 from llm.model.attention import Attention, Context
+from llm.model.cross_attention import CrossAttention
 from llm.model.dropout import Dropout
 from llm.model.feed_forward import FeedForward
 from llm.model.kv_cache import LayerCache
@@ -32,6 +33,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, 'batch length width'], LayerCache | None]:
         """Takes the residual stream and (window, cache, edits) of this layer; returns stream and cache, updated."""
         window, cached, edits = layer
+        kept = None if cached is None else cached.source
         attention = Attention(self.config, name='attention')
 
         def attend(y):
@@ -41,6 +43,9 @@ class Block(nn.Module):
 
         x = tap(self, 'residual_before', x, edits)
         x = tap(self, 'residual_between', self._add(x, attend, 'attention', context, edits), edits)
+        if self.config.encoder_layers:
+            cross = CrossAttention(self.config, name='cross_attention')
+            x = self._add(x, lambda y: cross(y, context, kept), 'cross_attention', context, edits)
         if self.config.hidden_width:
             feed_forward = FeedForward(self.config, name='feed_forward')
             x = self._add(x, lambda y: feed_forward(y, edits), 'feed_forward', context, edits)

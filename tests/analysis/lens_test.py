@@ -1,6 +1,7 @@
 """The lens: what it shows is what the model computed, and what it changes has the effect that arithmetic says."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,11 @@ FAMILIES = {
 LENGTH = 8
 
 
+QUICK = ('llama_gqa', 'gemma2', 'everything_post', 'attention_only')  # together they have every part of the others
+EVERY_FAMILY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+@functools.cache
 def make(family):
     config = dataclasses.replace(SMALL, **FAMILIES[family])
     shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))['params']
@@ -66,14 +72,21 @@ def plain(config, params, tokens):
     return jax.jit(Transformer(config).apply)({'params': params}, jnp.asarray(tokens)).logits
 
 
+@functools.cache
+def everything(family, seed):
+    """Logits and every activation of a run."""
+    config, params = make(family)
+    return lens.run(params, config, tokens_of(seed), lens.sites_of(config))
+
+
 def tokens_of(seed):
     return np.random.default_rng(seed).integers(13, size=(2, LENGTH), dtype=np.int32)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', EVERY_FAMILY)
 def test_contributions_add_up_to_the_logit(family):
     config, params = make(family)
-    logits, activations = lens.run(params, config, tokens_of(1), lens.attribution_sites(config))
+    logits, activations = everything(family, 1)
     for token, against in ((5, None), (3, 7)):
         parts = lens.direct_logit_attribution(params, config, activations, token, against)
         assert float(jnp.abs(parts.unexplained).max()) < 1e-4
@@ -87,11 +100,10 @@ def test_contributions_add_up_to_the_logit(family):
             )
 
 
-@pytest.mark.parametrize('family', ['gpt2', 'everything', 'everything_post'])
+@pytest.mark.parametrize('family', [pytest.param('everything', marks=pytest.mark.slow), 'everything_post'])
 def test_neurons_add_up_to_their_network(family):
     config, params = make(family)
-    sites = (*lens.attribution_sites(config), 'neurons')
-    activations = lens.run(params, config, tokens_of(1), sites).activations
+    activations = everything(family, 1).activations
     whole = lens.direct_logit_attribution(params, config, activations, 5, positions=(2, 6))
     for layer in range(2):
         parts = lens.neuron_attribution(params, config, activations, layer, 5, positions=(2, 6))
@@ -101,7 +113,7 @@ def test_neurons_add_up_to_their_network(family):
 
 def test_attribution_by_hand():
     config, params = make('llama_gqa')
-    activations = lens.run(params, config, tokens_of(1), lens.attribution_sites(config)).activations
+    activations = everything('llama_gqa', 1).activations
     parts = lens.direct_logit_attribution(params, config, activations, 5)
     final = np.asarray(activations['residual_after'][-1], np.float64)
     size = np.sqrt(np.mean(final**2, axis=-1) + config.norm_epsilon)
@@ -118,11 +130,11 @@ def test_attribution_by_hand():
 # ----------------------------------------------------------------------------------------------------------- sites
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', EVERY_FAMILY)
 def test_every_site_is_shown_and_a_patch_of_everything_reproduces_the_other_run(family):
     config, params = make(family)
     sites = lens.sites_of(config)
-    one = lens.run(params, config, tokens_of(1), sites)
+    one, other = everything(family, 1), everything(family, 2)
     sizes = {
         'batch': 2,
         'length': LENGTH,
@@ -137,11 +149,10 @@ def test_every_site_is_shown_and_a_patch_of_everything_reproduces_the_other_run(
     for name in sites:
         layers = (2,) if lens.SITES[name].layered else ()
         assert one.activations[name].shape == (*layers, *(sizes[axis] for axis in lens.SITES[name].axes.split())), name
-    other = lens.run(params, config, tokens_of(2), sites)
     npt.assert_allclose(one.logits, plain(config, params, tokens_of(1)), atol=1e-4)
     assert np.abs(one.logits - other.logits).max() > 0.1
-    everything = lens.combine(*(lens.patch(config, name, other.activations[name]) for name in sites))
-    patched = lens.run(params, config, tokens_of(1), sites, everything)
+    edits = lens.combine(*(lens.patch(config, name, other.activations[name]) for name in sites))
+    patched = lens.run(params, config, tokens_of(1), sites, edits)
     npt.assert_array_equal(patched.logits, other.logits)
     for name in sites:
         npt.assert_array_equal(patched.activations[name], other.activations[name], err_msg=name)
@@ -162,11 +173,14 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize('cut', CUTS)
+@pytest.mark.parametrize(
+    'cut', [cut if cut == 'queries, keys, values' else pytest.param(cut, marks=pytest.mark.slow) for cut in CUTS]
+)
 def test_a_patch_of_every_way_through_reproduces_the_other_run(cut):
-    config, params = make('everything')
-    other = lens.run(params, config, tokens_of(2), lens.sites_of(config))
-    edits = lens.combine(*(lens.patch(config, name, other.activations[name]) for name in CUTS[cut]))
+    config, params = make('gpt2' if cut == 'embeddings' else 'llama_gqa')
+    other = everything('gpt2' if cut == 'embeddings' else 'llama_gqa', 2)
+    patched = [name for name in CUTS[cut] if name in other.activations]
+    edits = lens.combine(*(lens.patch(config, name, other.activations[name]) for name in patched))
     npt.assert_allclose(lens.run(params, config, tokens_of(1), edits=edits).logits, other.logits, atol=1e-4)
 
 
@@ -183,10 +197,10 @@ def test_a_patch_of_one_place_changes_that_place_alone():
     npt.assert_array_equal(changed, [place in (3, 7) for place in range(LENGTH)])
 
 
-@pytest.mark.parametrize('family', ['gemma2', 'bloom', 'llama_gqa'])
+@pytest.mark.parametrize('family', ['gemma2', pytest.param('bloom', marks=pytest.mark.slow), 'llama_gqa'])
 def test_the_pattern_is_the_softmax_of_the_masked_scores(family):
     config, params = make(family)
-    found = lens.run(params, config, tokens_of(1), ('scores', 'pattern', 'queries', 'keys')).activations
+    found = everything(family, 1).activations
     index = np.arange(LENGTH)
     for layer, window in enumerate(config.layer_windows):
         seen = (index[None] <= index[:, None]) & (index[:, None] - index[None] < (window or LENGTH))
@@ -198,7 +212,7 @@ def test_the_pattern_is_the_softmax_of_the_masked_scores(family):
         npt.assert_allclose(found['scores'], products, atol=1e-4)
 
 
-@pytest.mark.parametrize('family', ['gemma3', 'gpt2', 'attention_only'])
+@pytest.mark.parametrize('family', ['gemma3', pytest.param('gpt2', marks=pytest.mark.slow)])
 def test_one_layer_alone_computes_what_it_computes_in_the_model(family):
     config, params = make(family)
     sites = [name for name in lens.sites_of(config) if lens.SITES[name].layered]
@@ -327,7 +341,7 @@ def test_what_is_not_asked_for_is_not_kept_and_edits_of_one_kind_share_a_program
 
     config, params = make('llama_gqa')
     kept = activations._run.lower(
-        params, jnp.asarray(tokens_of(1)), {}, {}, activations._as_loop(config), ('residual_after',), False
+        params, jnp.asarray(tokens_of(1)), {}, {}, activations._as_loop(config), ('residual_after',), False, ()
     )
     program = kept.compile().as_text()
     assert 'f32[2,2,8,16]' in program  # layers, batch, length, width
@@ -345,7 +359,7 @@ def test_what_is_not_asked_for_is_not_kept_and_edits_of_one_kind_share_a_program
 
 def test_the_last_row_of_the_lens_is_the_model():
     config, params = make('gemma2')
-    logits, activations = lens.run(params, config, tokens_of(1), ('residual_before', 'residual_after'))
+    logits, activations = everything('gemma2', 1)
     target = tokens_of(3)
     read = lens.logit_lens(params, config, activations, target, top=3)
     assert read.tokens.shape == (3, 2, LENGTH, 3)

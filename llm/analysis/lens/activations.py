@@ -35,9 +35,8 @@ def run(
     sites: Sequence[str] = (),
     edits: Edits | None = None,
     *,
-    segment_ids: Int[Array | np.ndarray, 'batch length'] | None = None,
-    positions: Int[Array | np.ndarray, 'batch length'] | None = None,
     with_logits: bool = True,
+    **inputs: Any,
 ) -> Run:
     """Reads tokens and returns what was asked for; what was not is not computed, nor kept.
 
@@ -54,9 +53,9 @@ def run(
         sites: names in `SITES`.
         edits: by site, from `llm.analysis.lens.edits`; they act where the model computes, and activations are shown
             as edited.
-        segment_ids: documents packed in a row, from 1; 0 is padding.
-        positions: place of each token in its document; by default its place in the row.
         with_logits: whether logits are wanted.
+        **inputs: what else `Transformer` reads beside the tokens: `segment_ids`, `positions`, the embeddings and
+            places of images; words are part of the program, all else are arrays.
 
     Raises:
         ValueError: for a site that the model does not have, an edit whose shape does not fit, or parameters that were
@@ -69,9 +68,10 @@ def run(
     if isinstance(params['blocks'], tuple):
         raise ValueError('these parameters are prepared for decoding; a lens reads those that training stores')
     check_edits(edits, config)
-    given = lambda x: None if x is None else jnp.asarray(x, jnp.int32)
-    inputs = {'segment_ids': given(segment_ids), 'positions': given(positions)}
-    return _run(params, given(tokens), dict(edits or {}), inputs, _as_loop(config), sites, with_logits)
+    words = {name: value for name, value in inputs.items() if isinstance(value, str)}
+    arrays = jax.tree.map(jnp.asarray, {name: value for name, value in inputs.items() if name not in words})
+    settings = (_as_loop(config), sites, with_logits, tuple(sorted(words.items())))
+    return _run(params, jnp.asarray(tokens, jnp.int32), dict(edits or {}), arrays, *settings)
 
 
 def run_layer(
@@ -82,7 +82,7 @@ def run_layer(
     residual: Float[Array | np.ndarray, 'batch length width'],
     sites: Sequence[str],
     edits: Edits | None = None,
-    **inputs,
+    **inputs: Any,
 ) -> dict[str, Array]:
     """What one layer computes from the residual stream that it finds, without the axis of layers.
 
@@ -97,7 +97,7 @@ def run_layer(
         residual: that layer's 'residual_before'.
         sites: names of sites inside the blocks.
         edits: of the whole model; those of this layer act.
-        **inputs: `segment_ids` and `positions`, as in `run`.
+        **inputs: as in `run`.
 
     Raises:
         ValueError: for a layer that the model does not have, and as `run` does.
@@ -117,11 +117,10 @@ def run_layer(
     return {name: value[0] for name, value in found.items()}
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'sites', 'with_logits'))
-def _run(params, tokens, edits, inputs, config, sites, with_logits):
-    output, captured = Transformer(config).apply(
-        {'params': params}, tokens, **inputs, with_logits=with_logits, edits=edits, mutable=['intermediates']
-    )
+@functools.partial(jax.jit, static_argnames=('config', 'sites', 'with_logits', 'words'))
+def _run(params, tokens, edits, inputs, config, sites, with_logits, words):
+    settings = {'with_logits': with_logits, 'edits': edits, 'mutable': ['intermediates']}
+    output, captured = Transformer(config).apply({'params': params}, tokens, **inputs, **dict(words), **settings)
     return Run(output.logits, {name: _find(captured['intermediates'], name) for name in sites})
 
 
