@@ -14,11 +14,11 @@ from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.explorer.kept import Kept
+from llm.inference.reading import require_causal
 from llm.tokenizer import open_workdir
 from llm.training import checkpoint
 from llm.workdir import Workdir
 
-NOT_CAUSAL = ('masked', 'prefix_lm', 'span_corruption')  # objectives whose models see what comes later
 PARAMETER_BYTES = 4 * 2**30  # of checkpoints kept in memory; the one in use stays whatever its size
 
 
@@ -58,11 +58,9 @@ class Run:
         """
         self.workdir, self.name = workdir, name
         config = runtime.usable_config(workdir)
-        if config.objective.kind in NOT_CAUSAL or getattr(config.model, 'encoder_layers', 0):
-            raise UserError(
-                f'{workdir.path} (objective {config.objective.kind}) does not read from left to right alone; the page '
-                'follows models that do'
-            )
+        if config.objective.kind == 'reward_model':
+            raise UserError(f'{workdir.path} is a reward model, which predicts no token; name another run')
+        require_causal(config, workdir.path, 'this page')
         self.config, self.trained, self.model = config, config.model, for_reading(config.model)
         if not self.steps():
             raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
