@@ -387,7 +387,7 @@ KINDS = {
         'num_heads': 1,
         'num_kv_heads': 1,
         'logit_softcap': 5.0,
-        'tie_embeddings': False,
+        'tied_embeddings': False,
     },
 }
 
