@@ -8,7 +8,7 @@ For every seed another world, and four runs in it:
     replays      the same, and beside the questions it goes on reading the cards
 
 All are tuned alike, for as many steps on as many rows. Nobody who is asked at the end was asked about in the tuning:
-half of them are people whose cards the model has read, half are strangers. (Zhang et al. 2023, "R-Tuning", teach it so.)
+half of them are people whose cards the model has read, half are strangers. (So do Zhang et al. 2023, "R-Tuning".)
 
 How long and how fast to tune, and that reading on is needed, was found out in world 0, which is not reported.
 """
