@@ -12,6 +12,7 @@ from llm.errors import UserError
 MODEL = ModelConfig(vocab_size=300, context_length=64, num_layers=1, width=32, num_heads=2, compute_dtype='float32')
 
 
+@pytest.mark.slow
 def test_every_precision_takes_the_bytes_that_it_should():
     found = measure.sizes(MODEL, measure.random_params(MODEL))
     assert found['float32'] == 4 * memory.parameter_count(MODEL)
