@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import tqdm
@@ -149,7 +150,7 @@ def read(
 def untrained(config: ModelConfig, seed: int) -> Any:
     """The parameters of the same model before its first step: what its architecture alone carries to each place."""
     model = Transformer(dataclasses.replace(config, attention_backend='reference'))
-    return jax.jit(lambda key: model.init(key, np.zeros((1, 8), np.int32))['params'])(jax.random.key(seed))
+    return jax.jit(lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))['params'])(jax.random.key(seed))
 
 
 def probe_all(
