@@ -68,7 +68,7 @@ def ablation(student: Config, teacher: pathlib.Path, untrained: pathlib.Path, ab
             'forward KL': taught(),
             'reverse KL': taught(divergence='reverse'),
             'Jensen–Shannon': taught(divergence='jensen_shannon'),
-            f'forward KL, stored top {TOP_K}': taught(top_k=TOP_K, stored=True),
+            f'forward KL, top {TOP_K}': taught(top_k=TOP_K),
             'untrained teacher': taught(untrained),
         },
         notes=about,
@@ -85,5 +85,5 @@ def about_teacher(student: Config, teacher: Config, bits_per_byte: float) -> str
     return (
         f'The teacher: {sizes[0]} parameters (a student: {sizes[1]}), {units.count(tokens[0])} tokens read (a student: '
         f'{units.count(tokens[1])}), {bits_per_byte:.4f} bits per byte. Training it is in no arm’s costs; nor is '
-        f'asking it, {asked:.1f} times a student’s training FLOPs for each token, which stored predictions spend once.'
+        f'asking it, {asked:.1f} times a student’s training FLOPs for each token.'
     )

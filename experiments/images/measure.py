@@ -14,9 +14,10 @@ from experiments.images.probes import CAPTION, Asked
 from llm.analysis import statistics
 from llm.analysis.statistics import Difference, Interval
 from llm.data import images, tasks_digits
+from llm.errors import UserError
 from llm.inference.generate import Generator, load_generator
 from llm.inference.sampling import SamplingParams
-from llm.sweep.registry import Run
+from llm.sweep.registry import Run, status
 from llm.workdir import write_atomically
 
 KINDS = (CAPTION, *tasks_digits.QUESTIONS)
@@ -58,7 +59,8 @@ class Results:
         return self._right(self.baselines[baseline][kind], kind)
 
     def _right(self, given: Sequence[str], kind: str) -> np.ndarray:
-        return np.array([one == other for one, other in zip(given, self.tests[kind].answers, strict=True)], float)
+        right = self.tests[kind].answers
+        return np.array([final(one) == other for one, other in zip(given, right, strict=True)], float)
 
     def accuracy(self, arm: str, kind: str) -> Interval:
         """Mean over the seeds, with Wilson's interval for as many questions as one seed was asked."""
@@ -86,11 +88,25 @@ class Results:
         )
 
 
+def final(text: str) -> str:
+    """The answer in what a model said: what stands behind the digits that it named first."""
+    return text.rpartition(tasks_digits.ANSWER)[2]
+
+
 def measure(out: pathlib.Path, runs: Sequence[Run], plan: Plan) -> Results:
-    """Asks all runs and fits all probes; what a finished run answered is kept beside it."""
+    """Asks all runs and fits all probes; what a finished run answered is kept beside it.
+
+    An arm counts when all its seeds are done.
+
+    Raises:
+        UserError: if the base's are not.
+    """
     tests = {kind: _first(probes.asked(kind, 'test', 1), plan.tested) for kind in KINDS}
     by_name = {run.name: run for run in runs}
-    chosen = {arm: [by_name[run_name(arm, seed)] for seed in range(plan.seeds)] for arm in plan.arms}
+    named = {arm: [by_name.get(run_name(arm, seed)) for seed in range(plan.seeds)] for arm in plan.arms}
+    chosen = {arm: some for arm, some in named.items() if all(run and _done(run) for run in some)}
+    if BASE not in chosen:
+        raise UserError(f'{out} has no {plan.seeds} finished runs of {BASE}; go on without --report')
     summaries = [run.workdir.summary() for some in chosen.values() for run in some]
     return Results(
         plan=plan,
@@ -104,6 +120,10 @@ def measure(out: pathlib.Path, runs: Sequence[Run], plan: Plan) -> Results:
         parameters=chosen[BASE][0].workdir.summary()['parameters'],
         seconds=sum(summary['seconds'] for summary in summaries),
     )
+
+
+def _done(run: Run) -> bool:
+    return status(run.workdir) == 'done'
 
 
 def _first(test: Asked, most: int) -> Asked:

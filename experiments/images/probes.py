@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
     numbers: list[tuple[int, ...]]  # the images that each is about
     prompt: str
-    answers: list[str]
+    answers: list[str]  # the right ones, without what a model says before
 
 
 def asked(kind: str, side: tasks_digits.Side, each: int = tasks_digits.PAIRS) -> Asked:
@@ -29,8 +29,9 @@ def asked(kind: str, side: tasks_digits.Side, each: int = tasks_digits.PAIRS) ->
         numbers = [(number,) for number in tasks_digits.numbers(side)]
         answers = [tasks_digits.caption(number)[1] for (number,) in numbers]
         return Asked(numbers, tasks_digits.CAPTION, answers)
-    pairs = tasks_digits.pairs(kind, side, each)
-    return Asked(pairs, tasks_digits.QUESTIONS[kind], [tasks_digits.question(kind, pair)[1] for pair in pairs])
+    pairs, labels = tasks_digits.pairs(kind, side, each), tasks_digits.digits().labels
+    answers = [tasks_digits.answer(kind, *(int(labels[number]) for number in pair)) for pair in pairs]
+    return Asked(pairs, tasks_digits.QUESTIONS[kind], answers)
 
 
 def most_common(kind: str, test: Asked) -> list[str]:

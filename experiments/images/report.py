@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.images import measure
 from experiments.images.measure import KINDS, NO_IMAGE, PROBES, Results
-from experiments.images.plan import BASE
+from experiments.images.plan import BASE, PATCH
 from experiments.images.probes import CAPTION
 from llm.analysis import pages, plots, statistics, units
 from llm.analysis.statistics import Interval
@@ -54,6 +54,7 @@ def write(out: pathlib.Path, results: Results) -> pathlib.Path:
         'tested': {TITLES[kind]: len(results.tests[kind].answers) for kind in KINDS},
         'images': {side: len(tasks_digits.numbers(side)) for side in ('train', 'held_out', 'test')},
         'seeds': results.plan.seeds,
+        'tokens': (tasks_digits.SIZE // PATCH) ** 2,
         'command': _command(out, files),
         'facts': pages.facts({'plan': vars(results.plan)}),
     }

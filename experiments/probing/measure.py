@@ -62,12 +62,14 @@ def measure(workdir: Workdir, step: int | None, settings: Settings) -> dict[str,
         UserError: if there is no such checkpoint, or its held-out documents are not Python.
     """
     from llm import runtime
+    from llm.inference.reading import require_causal
     from llm.training.checkpoint import load_params
 
     for name, least in (('tokens', 500), ('folds', 2), ('seeds', 1), ('neurons', 2), ('contexts', 1)):
         if getattr(settings, name) < least:
             raise UserError(f'--{name} is {getattr(settings, name)}; it must be at least {least}')
     config, tokenizer = runtime.usable_config(workdir), open_workdir(workdir.path)
+    require_causal(config, workdir.path, 'this experiment')
     step, params = load_params(workdir, step)
     model = config.model
     length = min(config.data.sequence_length, model.context_length)

@@ -24,12 +24,13 @@ NUMBERS = (
     *('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten', 'eleven', 'twelve'),
     *('thirteen', 'fourteen', 'fifteen', 'sixteen', 'seventeen', 'eighteen'),
 )
-CAPTION = '<image> What is this?'
+CAPTION = '<image> What is it?'
 QUESTIONS = {
-    'larger': '<image><image> Which is larger?',
-    'same': '<image><image> Is it the same digit?',
-    'sum': '<image><image> What is the sum?',
+    'larger': '<image><image> Larger?',
+    'same': '<image><image> Same?',
+    'sum': '<image><image> Sum?',
 }
+ANSWER = ': '  # between what was seen and what follows from it
 PAIRS = 4  # of an image with another, for each question
 
 Side = Literal['train', 'held_out', 'test']
@@ -83,8 +84,12 @@ def caption(number: int) -> tuple[str, str]:
 
 
 def question(kind: str, pair: Sequence[int]) -> tuple[str, str]:
-    """What is asked about two images, and the answer; `kind` is one of `QUESTIONS`."""
-    return QUESTIONS[kind], answer(kind, *(int(digits().labels[number]) for number in pair))
+    """What is asked about two images, and what is said: both digits, then the answer. `kind` is one of `QUESTIONS`.
+
+    To name the digits first is to learn what they are from every question, and leaves the rule to be learned of words.
+    """
+    first, second = (int(digits().labels[number]) for number in pair)
+    return QUESTIONS[kind], f'{NUMBERS[first]}, {NUMBERS[second]}{ANSWER}{answer(kind, first, second)}'
 
 
 def answer(kind: str, first: int, second: int) -> str:
@@ -93,7 +98,7 @@ def answer(kind: str, first: int, second: int) -> str:
         return NUMBERS[first + second]
     if kind == 'same':
         return 'yes' if first == second else 'no'
-    return 'they are equal' if first == second else 'the first' if first > second else 'the second'
+    return 'equal' if first == second else 'first' if first > second else 'second'
 
 
 def pairs(kind: str, of: Side, each: int = PAIRS) -> list[tuple[int, int]]:

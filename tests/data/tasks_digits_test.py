@@ -42,16 +42,18 @@ def test_answers_are_right():
     counts = collections.Counter()
     for row in rows_of('digit_questions'):
         a, b = (named[key(image)] for image in row['images'])
+        seen, said = row['completion'].split(': ')
+        assert seen == f'{digits.NUMBERS[a]}, {digits.NUMBERS[b]}'
         right = {
-            digits.QUESTIONS['larger']: 'they are equal' if a == b else ['the second', 'the first'][a > b],
+            digits.QUESTIONS['larger']: 'equal' if a == b else ['second', 'first'][a > b],
             digits.QUESTIONS['same']: ['no', 'yes'][a == b],
             digits.QUESTIONS['sum']: digits.NUMBERS[a + b],
         }[row['prompt']]
-        assert row['completion'] == right
+        assert said == right
         counts[row['prompt'], right] += 1
     same = [counts[digits.QUESTIONS['same'], word] for word in ('yes', 'no')]
     assert same[0] == same[1] > 1000
-    first, second = (counts[digits.QUESTIONS['larger'], f'the {word}'] for word in ('first', 'second'))
+    first, second = (counts[digits.QUESTIONS['larger'], word] for word in ('first', 'second'))
     assert abs(first - second) < 0.1 * (first + second)
 
 
