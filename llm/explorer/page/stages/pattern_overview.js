@@ -26,7 +26,7 @@ export function patternOverview(scope, layerOf, size, go) {
     const [rows, columns] = answer.pattern.shape;
     const span = (index) => `${index * cell} to ${Math.min(trace.length, (index + 1) * cell) - 1}`;
     map.show({
-      rows, columns, widest: SIDE / columns, colour: (row, column) => (column <= row ? weightColour(answer.pattern.at(row, column)) : null),
+      rows, columns, widest: SIDE / columns, unit: cell, colour: (row, column) => (column <= row ? weightColour(answer.pattern.at(row, column)) : null),
       describe: (row, column) => `queries ${span(row)}, keys ${span(column)}: largest weight ${number(answer.pattern.at(row, column))}`,
     });
   });
