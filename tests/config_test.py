@@ -10,6 +10,7 @@ import pytest
 from llm import config_json
 from llm.config import (
     PPO,
+    SFT,
     SGD,
     Adafactor,
     AdamW,
@@ -25,11 +26,14 @@ from llm.config import (
     Linear,
     Lion,
     LogConfig,
+    Masked,
     ModelConfig,
     Muon,
     NextToken,
     ParallelConfig,
+    PrefixLM,
     RewardConfig,
+    SpanCorruption,
     TokenizerConfig,
     TrainingConfig,
     WarmupStableDecay,
@@ -197,7 +201,7 @@ WRONG = [
     ('model.num_kv_heads', ModelConfig, {'num_kv_heads': 8}),
     ('model.head_dim', ModelConfig, {'head_dim': 0}),
     ('model.head_dim', ModelConfig, {'head_dim': 5}),
-    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': 0}),
+    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': -1}),
     ('model.rope_base', ModelConfig, {'rope_base': 1.0}),
     ('model.attention_scale', ModelConfig, {'attention_scale': 0.0}),
     ('model.attention_softcap', ModelConfig, {'attention_softcap': -1.0}),
@@ -207,6 +211,7 @@ WRONG = [
     ('model.norm_epsilon', ModelConfig, {'norm_epsilon': 0.0}),
     ('model.biases', ModelConfig, {'biases': ('query', 'query')}),
     ('model.biases', ModelConfig, {'biases': ('lm_head',)}),
+    ('model.biases', ModelConfig, {'biases': ('feed_forward',), 'feed_forward_width': 0}),
     ('model.dropout', ModelConfig, {'dropout': 1.0}),
     ('model.dropout', ModelConfig, {'dropout': -0.1}),
     ('model.init_std', ModelConfig, {'init_std': 0.0}),
@@ -288,6 +293,35 @@ WRONG += [
     ('model.rope_amplitude', ModelConfig, YARN | {'rope_amplitude': 0.0}),
     ('model.local_rope_base', ModelConfig, {'local_rope_base': 10.0}),
     ('model.local_rope_base', ModelConfig, {'local_rope_base': 1.0, 'windows': (3,)}),
+]
+IMAGES = {'image_size': 8, 'patch_size': 2}
+WRONG += [
+    ('model.image_size', ModelConfig, {'image_size': 0, 'patch_size': 1}),
+    ('model.patch_size', ModelConfig, {'image_size': 8}),
+    ('model.patch_size', ModelConfig, {'patch_size': 2}),
+    *(('model.patch_size', ModelConfig, IMAGES | {'patch_size': size}) for size in (0, 3, 16)),
+    ('model.patch_size', ModelConfig, IMAGES | {'context_length': 15}),
+    ('model.image_channels', ModelConfig, {'image_channels': 3}),
+    ('model.image_channels', ModelConfig, IMAGES | {'image_channels': 0}),
+    ('model.image_positions', ModelConfig, {'image_positions': 'learned'}),
+    ('model.image_positions', ModelConfig, IMAGES | {'position': 'alibi'}),
+    ('model.image_positions', ModelConfig, IMAGES | {'image_positions': 'rotery'}),
+    ('model.image_attention', ModelConfig, {'image_attention': 'causal'}),
+    ('parallel.context', Config, {'model': ModelConfig(**IMAGES), 'parallel': ParallelConfig(context=2)}),
+]
+
+
+ENCODER = ModelConfig(encoder_layers=1)
+WRONG += [
+    ('model.encoder_layers', ModelConfig, {'encoder_layers': -1}),
+    ('model.image_size', ModelConfig, IMAGES | {'encoder_layers': 1}),
+    *(('model.encoder_layers', Config, {'model': ENCODER, 'objective': o}) for o in (NextToken(), SFT(), Masked())),
+    ('model.context_length', Config, {'objective': SpanCorruption()}),  # which writes behind the window
+    ('parallel.context', Config, {'objective': Masked(), 'parallel': ParallelConfig(context=2)}),
+    *(('objective.rate', kind, {'rate': rate}) for kind in (Masked, SpanCorruption) for rate in (0.0, 1.0)),
+    ('objective.masked', Masked, {'masked': 0.95}),
+    ('objective.random', Masked, {'random': -0.1}),
+    ('objective.span_length', SpanCorruption, {'span_length': 0.5}),
 ]
 
 
@@ -380,10 +414,13 @@ ROPE_SCALING = [
     *(f'model.rope_{name}' for name in ('factor', 'original_context', 'slow_turns', 'fast_turns')),
     *('model.rope_whole_pairs', 'model.rope_amplitude', 'model.local_rope_base'),
 ]
+READS_IMAGES = [f'model.{name}' for name in ('image_size', 'patch_size')]
+READS_IMAGES += [f'model.image_{name}' for name in ('channels', 'positions', 'attention')]
 PLAIN = [
     name
     for name in config_json.flatten(Config())
-    if name not in (*PARAMETRIZATION, *ROPE_SCALING) and (not name.endswith('.kind') or name == 'tokenizer.kind')
+    if name not in (*PARAMETRIZATION, *ROPE_SCALING, *READS_IMAGES, 'model.encoder_layers')
+    and (not name.endswith('.kind') or name == 'tokenizer.kind')
 ]
 
 
@@ -450,6 +487,41 @@ def test_the_hashes_see_rope_scaling():
         assert len(set(map(hash_of, configs))) == len(configs)
     assert set(difference(configs[0], Config(model=ModelConfig(**yarn)))) == set(ROPE_SCALING[:-1])
     assert from_json(to_json(configs[-1])) == configs[-1]
+
+
+def test_the_hashes_see_what_images_are():
+    """The same of its fields."""
+    changes = [{'patch_size': 4}, {'image_size': 4}, {'image_channels': 3}]
+    changes += [{'image_positions': 'learned'}, {'image_attention': 'causal'}]
+    configs = [Config(), *(Config(model=ModelConfig(**IMAGES | change)) for change in ({}, *changes))]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == len(configs)
+    assert set().union(*(difference(configs[0], config) for config in configs)) == set(READS_IMAGES)
+    assert all(from_json(to_json(config)) == config for config in configs)
+
+
+def test_the_hashes_see_an_encoder():
+    """Which only objectives that give it a source can have."""
+    configs = [Config(objective=PrefixLM(), model=ModelConfig(encoder_layers=layers)) for layers in (0, 1, 2)]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ('objective', 'encoder', 'reading'),
+    [
+        (NextToken(), 0, 'causal'),
+        (SFT(), 0, 'causal'),
+        (Masked(), 0, 'bidirectional'),
+        (PrefixLM(), 0, 'prefix'),
+        (PrefixLM(), 1, 'encoder_decoder'),
+        (SpanCorruption(), 0, 'prefix'),
+        (SpanCorruption(), 2, 'encoder_decoder'),
+    ],
+)
+def test_the_objective_and_the_encoder_say_how_a_run_reads(objective, encoder, reading):
+    model = ModelConfig(encoder_layers=encoder, context_length=512)
+    assert Config(objective=objective, model=model).reading == reading
 
 
 def test_the_kind_of_a_choice_is_part_of_both_hashes():

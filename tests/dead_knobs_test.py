@@ -44,6 +44,7 @@ from llm.data.batches import TrainBatches
 from llm.data.prepare import prepare
 from llm.errors import MachineError, UserError
 from llm.model import Transformer, attention_backends
+from llm.model.patches import image_inputs
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.checkpoint import Checkpoints, params_sha256
@@ -87,15 +88,17 @@ def replaced(config: Config, section: str, **values) -> Config:
 
 TURNS = {'rope_original_context': 16, 'rope_slow_turns': 1.0, 'rope_fast_turns': 4.0}
 FIVE_PAIRS = TURNS | {'head_dim': 10, 'rope_base': 20.0}
+READS_IMAGES = {'image_size': 4, 'patch_size': 2, 'context_length': 16}
 MODEL_KNOBS = {
     'vocab_size': ([12, 13], {}),
     'context_length': ([8, 9], {'position': 'learned'}),
     'num_layers': ([1, 2], {}),
+    'encoder_layers': ([0, 1, 2], {}),
     'width': ([16, 32], {'head_dim': 4}),
     'num_heads': ([4, 2], {'head_dim': 4}),
     'num_kv_heads': ([None, 2, 1], {}),
     'head_dim': ([None, 6], {}),
-    'feed_forward_width': ([None, 24], {}),
+    'feed_forward_width': ([None, 24, 0], {}),
     'activation': (None, {}),
     'position': (None, {}),
     'rope_base': ([10_000.0, 100.0], {}),
@@ -129,6 +132,11 @@ MODEL_KNOBS = {
     'param_dtype': (['float32', 'bfloat16', 'float16'], {}),
     'compute_dtype': (['float32', 'bfloat16', 'float16'], {}),
     'logit_dtype': (['float32', 'bfloat16', 'float16'], {}),
+    'image_size': ([None, 4], {}),
+    'patch_size': ([1, 2, 4], READS_IMAGES),
+    'image_channels': ([1, 3], READS_IMAGES),
+    'image_positions': (None, READS_IMAGES),
+    'image_attention': (None, READS_IMAGES),
 }  # fmt: skip
 
 
@@ -153,13 +161,21 @@ def values_of(cls: type, name: str, values: list | None) -> list:
 
 
 def seen_in_model(config: ModelConfig) -> str:
-    """Names, shapes, dtypes and values of the first parameters, and logits under a dropout key."""
+    """Names, shapes, dtypes and values of the first parameters, and logits under a dropout key: of text, and of an
+    image if the model reads one."""
     model, tokens = Transformer(config), jnp.arange(8, dtype=jnp.int32)[None, :]
+    size, number = config.image_size or 1, config.patches_per_image
+    shape = (1, 1, size, size, config.image_channels)
+    batch = {
+        'images': jnp.linspace(0, 1, size * size * config.image_channels).reshape(shape) if number else None,
+        'patches': jnp.clip(jnp.arange(8, dtype=jnp.int32)[None, :], 0, number),
+    }
 
     @jax.jit
     def start():
         params = model.init(jax.random.key(0), tokens[:, :1])['params']
-        return params, model.apply({'params': params}, tokens, rngs={'dropout': jax.random.key(1)}).logits
+        images = image_inputs(model, params, batch)
+        return params, model.apply({'params': params}, tokens, rngs={'dropout': jax.random.key(1)}, **images).logits
 
     params, logits = start()
     return params_sha256({'params': params, 'logits': logits})
@@ -180,6 +196,8 @@ def check_apart(name: str, values: list, see) -> None:
 
 
 def with_knob(also: dict, name: str, value) -> ModelConfig:
+    if name == 'image_size' and value:  # which asks for a patch size, and so for room for its tokens
+        also = READS_IMAGES
     if value == 'linear':  # which asks for less than the other kinds
         also = {field: v for field, v in also.items() if field not in TURNS}
     return dataclasses.replace(MODEL, **{**also, name: value})

@@ -24,18 +24,24 @@ from llm.config import (
     DataConfig,
     Distillation,
     LoRAConfig,
+    Masked,
     ModelConfig,
     NextToken,
+    PrefixLM,
     RewardConfig,
     RewardModel,
     RolloutConfig,
+    SpanCorruption,
+    TokenizerConfig,
     TrainingConfig,
 )
+from llm.data.corruption import Corruption
 from llm.data.instructions import Instruction, InstructionTable
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.objectives.distillation import predictions
 from llm.objectives.kl import adapted_coefficient
+from llm.tokenizer import train as train_tokenizer
 from llm.training.checkpoint import params_sha256
 from llm.training.policy_update import make_rollout, make_update
 from llm.training.rewards import judge, load_judges, total_reward
@@ -73,6 +79,11 @@ GIVEN = {  # values of a field, and what else has to be set for it to matter
     (NextToken, 'label_smoothing'): ([0.0, 0.1], {}),
     (SFT, 'z_loss'): ([0.0, 0.1], {}),
     (SFT, 'label_smoothing'): ([0.0, 0.1], {}),
+    **{
+        (kind, name): ([0.0, 0.1], {})
+        for kind in (Masked, PrefixLM, SpanCorruption)
+        for name in ('z_loss', 'label_smoothing')
+    },
     (Distillation, 'z_loss'): ([0.0, 0.1], {}),
     (Distillation, 'label_smoothing'): ([0.0, 0.1], {}),
     (Distillation, 'divergence'): (['forward', 'reverse', 'jensen_shannon'], {}),
@@ -92,9 +103,11 @@ GIVEN = {  # values of a field, and what else has to be set for it to matter
 def batch_of(objective):
     """Rows of every length, and a reference that is not the model."""
     draw = np.random.default_rng(0)
-    if isinstance(objective, NextToken | SFT):
+    if isinstance(objective, NextToken | SFT | Masked | PrefixLM | SpanCorruption):
         tokens = draw.integers(0, 12, (4, LENGTH)).astype(np.int32)
-        batch = {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': np.ones((4, LENGTH), np.float32)}
+        weights, prefixes = np.ones((4, LENGTH), np.float32), np.full(4, 3, np.int32)
+        batch = {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': weights}
+        batch |= {'prefix_lengths': prefixes} if isinstance(objective, PrefixLM | SpanCorruption) else {}
         return batch | (taught(batch, objective) if isinstance(objective, Distillation) else {})
     return {
         'tokens': draw.integers(0, 12, (4, 2, LENGTH)).astype(np.int32),
@@ -125,7 +138,8 @@ def test_losses(kind, name):
     def see(value):
         run = config(kind(**also | {name: value}))
         loss = registry.make_loss(run, Transformer(run.model), registry.hyperparameters(run))
-        total = lambda params: loss(params, jax.tree.map(jnp.asarray, batch_of(run.objective)), None)[0]
+        batch = batch_of(run.objective)
+        total = lambda params: loss(params, jax.tree.map(jnp.asarray, batch), None)[0]
         value, gradient = jax.jit(jax.value_and_grad(total))(start(kind))
         return params_sha256({'loss': value, 'gradient': gradient})
 
@@ -154,7 +168,7 @@ def test_rows_of_sft(name):
     apart(name, values, see)
 
 
-@pytest.mark.parametrize('kind', [NextToken, SFT, Distillation])
+@pytest.mark.parametrize('kind', [NextToken, SFT, Distillation, Masked, PrefixLM, SpanCorruption])
 def test_vocabulary_chunk(kind):
     """Logits of so many positions exist at once, of all by default."""
 
@@ -303,6 +317,32 @@ def test_lora(name):
     apart(name, LORA[name], see)
 
 
+# ----------------------------------------------------------------------------------------------- what is hidden of text
+
+HIDDEN = {
+    (Masked, 'rate'): [0.15, 0.3],
+    (Masked, 'masked'): [0.8, 0.5],
+    (Masked, 'random'): [0.0, 0.1, 0.2],
+    (SpanCorruption, 'rate'): [0.15, 0.3],
+    (SpanCorruption, 'span_length'): [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize(('kind', 'name'), HIDDEN)
+def test_what_is_hidden(kind, name):
+    tokens = np.random.default_rng(0).integers(16, 272, (2, 40)).astype(np.int32)
+    batch = {'inputs': tokens, 'targets': tokens, 'loss_weights': np.ones((2, 40), np.float32)}
+    tokenizer = train_tokenizer(TokenizerConfig(kind='byte'), 272, [])
+
+    def see(value):
+        run = Config(
+            model=ModelConfig(context_length=80), data=DataConfig(sequence_length=40), objective=kind(**{name: value})
+        )
+        return params_sha256(Corruption(run, tokenizer)(batch, [(0,), (1,)]))
+
+    apart(name, HIDDEN[kind, name], see)
+
+
 # --------------------------------------------------------------------------------------------------------- all of them
 
 
@@ -310,8 +350,8 @@ def test_every_field_has_a_probe():
     members = typing.get_args(next(f.type for f in dataclasses.fields(Config) if f.name == 'objective'))
     nested = {'rollout': RolloutConfig, 'reward': RewardConfig}
     fields = {(m, f.name) for m in members for f in dataclasses.fields(m) if f.name not in nested}
-    probed = {*GIVEN, *POLICY, (SFT, 'train_on'), (SFT, 'packing')}
-    probed |= {(NextToken, 'vocabulary_chunk'), (SFT, 'vocabulary_chunk')}
+    probed = {*GIVEN, *POLICY, *HIDDEN, (SFT, 'train_on'), (SFT, 'packing')}
+    probed |= {(kind, 'vocabulary_chunk') for kind in (NextToken, SFT, Masked, PrefixLM, SpanCorruption)}
     # Which teacher, at which step, and whether it is stored: tests/training/distillation_run_test.py.
     probed |= {(Distillation, name) for name in ('vocabulary_chunk', 'teacher', 'teacher_step', 'stored')}
     assert fields == probed

@@ -120,7 +120,9 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
     held_out = summary.get('held_out') or (evaluation[-1] if evaluation else {})
     last = train[-1] if train else {}
     bytes_read = (
-        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents' if held_out.get('documents') else ''
+        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents'
+        if held_out.get('documents') and 'bytes' in held_out
+        else ''
     )
     waited = summary.get('data_wait_fraction', last.get('data_wait_fraction'))
     trained = summary.get('trained_parameters')
@@ -247,7 +249,7 @@ def _parameters(config: Config) -> list[dict[str, Any]]:
 def _flops(config: Config, tokens: int) -> list[dict[str, str]]:
     rows = []
     for convention in flops.CONVENTIONS:
-        per_token = flops.training_flops_per_token(config.model, config.data.sequence_length, convention)
+        per_token = flops.flops_per_text_token(config, convention)
         rows.append(
             {'convention': convention, 'per_token': units.flops(per_token), 'total': units.flops(per_token * tokens)}
         )

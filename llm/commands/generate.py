@@ -24,6 +24,7 @@ class Args:
     prompts: pathlib.Path | None = None  # JSON lines to continue instead: {"prompt": text}, or {"messages": [...]}
     out: pathlib.Path | None = None  # where what is written for --prompts goes, as JSON lines
     slots: int = 16  # texts of --prompts written at a time
+    image: tyro.conf.UseAppendAction[tuple[pathlib.Path, ...]] = ()  # file for each <image> in the prompt, in order
     chat: bool = False  # the prompt is a message, and what follows it the answer of a model fine-tuned on conversations
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
@@ -61,7 +62,8 @@ NOT_WITH_BEAMS = (
     'past_context',
     'draft',
 )
-NOT_WITH_PROMPTS = ('beam_size', 'best_of', 'show_probabilities', 'past_context', 'draft')
+NOT_WITH_PROMPTS = ('image', 'beam_size', 'best_of', 'show_probabilities', 'past_context', 'draft')
+NOT_WITH_IMAGES = ('chat', 'beam_size', 'best_of', 'past_context', 'draft')
 ONLY_WITH_PROMPTS = ('out', 'slots')
 TABLE_ROWS = 10
 BAR_WIDTH = 10  # characters of a probability of 1
@@ -104,6 +106,12 @@ def run(args: Args) -> None:
         text = prompt.decode('utf-8', 'replace') if isinstance(prompt, bytes) else prompt
         prompt = chat.encode_prompt(generator.tokenizer, [{'role': 'user', 'content': text}])
 
+    if args.image:
+        from llm.data import images
+
+        text = prompt.decode('utf-8', 'replace') if isinstance(prompt, bytes) else prompt
+        prompt = images.encode_prompt(generator.tokenizer, text, args.image, generator.model.config)
+
     if args.show_probabilities:
         show(generator, prompt, samplings[0])
     if args.beam_size:
@@ -138,6 +146,8 @@ def check(args: Args) -> None:
     alone = NOT_WITH_PROMPTS if args.prompts else ONLY_WITH_PROMPTS
     if given := [option(name) for name in alone if getattr(args, name) != DEFAULTS[name]]:
         raise UserError(f'{", ".join(given)} does not go with {"--prompts" if args.prompts else "--prompt"}; drop it')
+    if args.image and (given := [option(name) for name in NOT_WITH_IMAGES if getattr(args, name) != DEFAULTS[name]]):
+        raise UserError(f'{", ".join(given)} does not go with --image; drop the one or the other')
     if args.max_new_tokens < 1:
         raise UserError(f'--max-new-tokens is {args.max_new_tokens}; ask for at least 1')
     if args.num_samples < 1:
@@ -215,7 +225,7 @@ def write_best(args: Args, generator, prompt: str | bytes | list[int], samplings
         print(f'reward {rewards[best]:.3f}, from {rewards.min():.3f} to {rewards.max():.3f}', file=sys.stderr)
 
 
-def show(generator, prompt: str | bytes, sampling) -> None:
+def show(generator, prompt, sampling) -> None:
     """Prints what the model thinks comes next and, where the settings change it, what they make of it."""
     from llm.inference.sampling import SamplingParams
 

@@ -1,5 +1,6 @@
 """The shape of the model, from ids to logits."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,20 +12,22 @@ Activation = Literal['gelu', 'gelu_exact', 'relu', 'relu2', 'swiglu', 'geglu', '
 BiasSite = Literal['query', 'key', 'value', 'attention_output', 'feed_forward', 'norm', 'lm_head']
 Dtype = Literal['float32', 'bfloat16', 'float16', 'float64']
 AttentionBackend = Literal['auto', 'reference', 'blocks', 'cudnn', 'splash']
+ImagePositions = Literal['rotary', 'learned', 'sequence']
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), from ids to logits."""
+    """A transformer from ids to logits: decoder-only (Radford et al. 2019) or with an encoder (Vaswani et al. 2017)."""
 
     vocab_size: int = 4096  # token ids the model knows; the tokenizer is trained to fill them
     context_length: int = 256  # longest sequence the model reads, in tokens
     num_layers: int = 4  # transformer blocks
+    encoder_layers: int = field(default=0, metadata=LATER)  # blocks of an encoder that the others read; 0 has none
     width: int = 192  # size of the residual stream
     num_heads: int = 4  # query heads
     num_kv_heads: int | None = None  # key and value heads: None is num_heads (MHA), 1 is MQA, between is GQA
     head_dim: int | None = None  # size of one head; None is width / num_heads
-    feed_forward_width: int | None = None  # hidden size; None is 4 x width, or 8/3 x width for gated activations
+    feed_forward_width: int | None = None  # hidden size; None is 4 x width, 8/3 x width if gated; 0 is attention only
     activation: Activation = (
         'swiglu'  # feed-forward nonlinearity; those ending in -glu are gated, gelu is the tanh form
     )
@@ -64,14 +67,24 @@ class ModelConfig:
     compute_dtype: Dtype | Literal['auto'] = 'float32'  # operands of matrix products; 'auto' is what is fastest here
     logit_dtype: Dtype = 'float32'  # logits and the loss
     attention_backend: AttentionBackend = 'auto'  # which attention trains and evaluates; 'auto' is the platform's own
+    image_size: int | None = field(default=None, metadata=LATER)  # side of the images it reads, in pixels; None: none
+    patch_size: int | None = field(default=None, metadata=LATER)  # side of what becomes one token; with image_size
+    image_channels: int = field(default=1, metadata=LATER)  # numbers in a pixel: 1 is gray, 3 are colours
+    image_positions: ImagePositions = field(default='rotary', metadata=LATER)  # RoPE over row and column, vectors, 1-D
+    image_attention: Literal['bidirectional', 'causal'] = field(
+        default='bidirectional', metadata=LATER
+    )  # whether the tokens of an image see those of it that come later
 
     def __post_init__(self):
         require_choices('model', self)
         for name in ('vocab_size', 'context_length', 'num_layers', 'width', 'num_heads'):
             require(getattr(self, name) >= 1, f'model.{name}', getattr(self, name), 'at least 1')
-        for name in ('num_kv_heads', 'head_dim', 'feed_forward_width'):
+        require(self.encoder_layers >= 0, 'model.encoder_layers', self.encoder_layers, 'at least 0 (0 has no encoder)')
+        for name in ('num_kv_heads', 'head_dim'):
             value = getattr(self, name)
             require(value is None or value >= 1, f'model.{name}', value, 'at least 1, or None')
+        hidden = self.feed_forward_width
+        require(hidden is None or hidden >= 0, 'model.feed_forward_width', hidden, '0 for none, more, or None')
         if self.head_dim is None:
             require(
                 self.width % self.num_heads == 0,
@@ -93,6 +106,13 @@ class ModelConfig:
         )
         require(self.rope_base > 1, 'model.rope_base', self.rope_base, 'greater than 1')
         self._check_rope_scaling()
+        self._check_images()
+        require(
+            not self.encoder_layers or self.image_size is None,
+            'model.image_size',
+            self.image_size,
+            'None with an encoder (model.encoder_layers), which reads text',
+        )
         for name in ('attention_scale', 'attention_softcap', 'logit_softcap'):
             value = getattr(self, name)
             require(value is None or value > 0, f'model.{name}', value, 'positive, or None')
@@ -106,6 +126,12 @@ class ModelConfig:
             'model.biases',
             self.biases,
             'without lm_head when model.tied_embeddings is True',
+        )
+        require(
+            not ('feed_forward' in self.biases and self.hidden_width == 0),
+            'model.biases',
+            self.biases,
+            'without feed_forward when model.feed_forward_width is 0',
         )
         require(0 <= self.dropout < 1, 'model.dropout', self.dropout, 'in [0, 1)')
         require(self.init_std > 0, 'model.init_std', self.init_std, 'positive')
@@ -171,6 +197,50 @@ class ModelConfig:
             'None without model.position rope and a layer with a window in model.windows',
         )
 
+    def _check_images(self):
+        """Images are square and cut into whole patches; without them nothing about them is set."""
+        size, patch = self.image_size, self.patch_size
+        if size is None:
+            for name, default in (
+                ('patch_size', None),
+                ('image_channels', 1),
+                ('image_positions', 'rotary'),
+                ('image_attention', 'bidirectional'),
+            ):
+                value = getattr(self, name)
+                require(value == default, f'model.{name}', value, f'{default!r} without model.image_size')
+            return
+        require(size >= 1, 'model.image_size', size, 'at least 1, or None')
+        require(
+            patch is not None and patch >= 1 and size % patch == 0,
+            'model.patch_size',
+            patch,
+            f'a divisor of model.image_size ({size})',
+        )
+        require(self.image_channels >= 1, 'model.image_channels', self.image_channels, 'at least 1')
+        require(
+            self.image_positions != 'rotary' or self.position == 'rope',
+            'model.image_positions',
+            self.image_positions,
+            f'learned or sequence with model.position {self.position}',
+        )
+        require(
+            self.patches_per_image <= self.context_length,
+            'model.patch_size',
+            patch,
+            f'larger: an image of {self.patches_per_image} tokens fills model.context_length ({self.context_length})',
+        )
+
+    @property
+    def patches_per_side(self) -> int:
+        """Tokens in a row, and in a column, of an image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches_per_image(self) -> int:
+        """Tokens that an image takes; 0 of a model that reads none."""
+        return 0 if self.image_size is None else self.patches_per_side**2
+
     @property
     def kv_heads(self) -> int:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
@@ -188,6 +258,14 @@ class ModelConfig:
         if self.feed_forward_width is not None:
             return self.feed_forward_width
         return -(-8 * self.width // 3 // 32) * 32 if self.gated else 4 * self.width
+
+    @property
+    def encoder(self) -> 'ModelConfig':
+        """The encoder alone, as a model: blocks of the same shape, without a head or an encoder of its own."""
+        biases = tuple(site for site in self.biases if site != 'lm_head')
+        return dataclasses.replace(
+            self, num_layers=self.encoder_layers, encoder_layers=0, tied_embeddings=True, biases=biases
+        )
 
     @property
     def layer_windows(self) -> tuple[int | None, ...]:

@@ -35,6 +35,15 @@ def _check_ranges(objective) -> None:
             require(value is None or value > 0, f'{name}.{f.name}', value, 'positive, or None')
         elif f.name in ('discount', 'gae_lambda', 'teacher_weight'):
             require(0 <= value <= 1, f'{name}.{f.name}', value, 'in [0, 1]')
+        elif f.name == 'rate':
+            require(0 < value < 1, f'{name}.{f.name}', value, 'in (0, 1)')
+        elif f.name in ('masked', 'random'):
+            both = objective.masked + objective.random
+            require(
+                value >= 0 and both <= 1 + 1e-9, f'{name}.{f.name}', value, 'at least 0, and masked + random at most 1'
+            )
+        elif f.name == 'span_length':
+            require(value >= 1, f'{name}.{f.name}', value, 'at least 1')
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,59 @@ class NextToken:
     label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
     vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
     __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Masked language modelling (Devlin et al. 2019): each token sees the whole text, and some are to be guessed."""
+
+    kind: ClassVar[str] = 'masked'
+    rate: float = 0.15  # share of a window's tokens that are guessed
+    masked: float = 0.8  # of these, the share whose place a mask token takes
+    random: float = 0.1  # of these, the share whose place any token takes; the rest stays as it is
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """Prefix language modelling (Raffel et al. 2020): the first tokens of a window see each other, the rest follows.
+
+    With an encoder (`model.encoder_layers`) the encoder reads the prefix and the decoder writes the rest.
+    """
+
+    kind: ClassVar[str] = 'prefix_lm'
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class SpanCorruption:
+    """Span corruption (Raffel et al. 2020, T5): a text with blanks is read, and what stood in them is written.
+
+    An encoder (`model.encoder_layers`) reads; without one, the text with blanks is a prefix of what is written.
+    """
+
+    kind: ClassVar[str] = 'span_corruption'
+    rate: float = 0.15  # share of a window's tokens that stood in blanks
+    span_length: float = 3.0  # mean tokens of a blank
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+    def blanks(self, length: int) -> tuple[int, int]:
+        """Tokens of a window of `length` that are hidden, and the blanks that they stood in, as a rule."""
+        hidden = min(max(round(length * self.rate), 1), max(length - 1, 1))
+        return hidden, min(max(round(hidden / self.span_length), 1), hidden)
+
+    def target_length(self, length: int) -> int:
+        """Columns that what is written takes: each blank's mark and tokens, and an end."""
+        return sum(self.blanks(length)) + 1
 
 
 @dataclass(frozen=True)
@@ -205,5 +267,6 @@ class Distillation(NextToken):
         )
 
 
-Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation
+Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation | Masked | PrefixLM | SpanCorruption
+Corrupted = Masked | PrefixLM | SpanCorruption  # learn from windows of text of which they see a part
 Online = PPO | GRPO | RLOO  # learn from responses that they draw themselves

@@ -3,6 +3,7 @@
 {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}
 {"prompt": "text", "completion": "text"}              one plain text, no roles
 {"prompt": [messages], "completion": [messages]}      trained on the assistant of the completion alone
+{"prompt": "text", "completion": "text", "images": [images]}      see `llm.data.images`
 """
 
 from collections import Counter
@@ -14,7 +15,9 @@ from jaxtyping import Bool, Int32, Integer
 
 from llm import chat
 from llm.config import Config
+from llm.data import images
 from llm.data.batches import Batch
+from llm.data.images import Image, ImagePrompt, ImageTable
 from llm.data.packing import pack
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
@@ -27,11 +30,13 @@ class Instruction(NamedTuple):
 
     ids: Int32[np.ndarray, 'tokens']
     mask: Bool[np.ndarray, 'tokens']  # the ids that are to be predicted
+    patches: Int32[np.ndarray, 'tokens'] | None = None  # which are patches of its images, see `llm.model.patches`
+    images: tuple[Image, ...] = ()
 
     @property
     def prompt(self) -> bytes:
         """What precedes the first answer, to be compared with others'."""
-        return self.ids[: int(np.argmax(self.mask))].tobytes()
+        return b''.join([self.ids[: int(np.argmax(self.mask))].tobytes(), *(image.tobytes() for image in self.images)])
 
 
 def parse(fields: dict[str, Any]) -> tuple[Any, Any]:
@@ -87,7 +92,16 @@ class InstructionReader:
             BadRow: see `parse`.
         """
         prompt, completion = parse(fields)
-        if isinstance(completion, str):
+        patches, pictures = None, ()
+        if 'images' in fields:
+            if not isinstance(completion, str):
+                raise BadRow('images go with a prompt and a completion that are texts, not messages')
+            model = self._config.model
+            pictures = images.read_all(fields['images'], model)
+            ids, patches, start, whole = images.encode_completion(self._tokenizer, prompt, completion, pictures, model)
+            self.noted['prompt_not_a_prefix'] += not whole
+            mask = [i >= start for i in range(len(ids))]
+        elif isinstance(completion, str):
             ids, start, whole = chat.encode_completion(self._tokenizer, prompt, completion)
             self.noted['prompt_not_a_prefix'] += not whole
             mask = [i >= start for i in range(len(ids))]
@@ -106,7 +120,9 @@ class InstructionReader:
                 self.dropped['completion_cut_away'] += 1
                 return []
             self.noted['truncated'] += 1
-        return [Instruction(np.array(ids, np.int32), np.array(mask, bool))]
+        if patches is not None:
+            patches = np.array(patches[: len(ids)], np.int32)
+        return [Instruction(np.array(ids, np.int32), np.array(mask, bool), patches, pictures)]
 
     def table(self, sources: Sequence[Sequence[Instruction]]) -> 'InstructionTable':
         return InstructionTable(self._config, sources)
@@ -122,6 +138,13 @@ class InstructionTable:
         examples = [example for source in sources for example in source]
         self._ids = Ragged([example.ids for example in examples], np.int32)
         self._masks = Ragged([example.mask for example in examples], bool)
+        self._images = None
+        if any(example.images for example in examples):
+            text = lambda example: np.zeros(len(example.ids), np.int32)
+            self._images = ImageTable(
+                [example.images for example in examples],
+                [text(example) if example.patches is None else example.patches for example in examples],
+            )
         self._rows: list[list[int]] = []  # examples in each
         self.edges = [0]  # rows [edges[i], edges[i + 1]) are of source i
         first = 0
@@ -131,6 +154,8 @@ class InstructionTable:
             self._rows += [[first + i for i in row] for row in packed]
             self.edges.append(len(self._rows))
             first += len(source)
+        if self._images is not None:
+            self._most_images = max(int(self._images.counts[row].sum()) for row in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,10 +169,16 @@ class InstructionTable:
         tokens = len(self._ids.values) - len(self._ids)  # that are predicted, BOS is not
         trained = tokens if self._everything else int(self._masks.values.sum())
         sizes = {'examples': len(self._ids), 'tokens': tokens, 'trained_tokens': trained, 'rows': len(self)}
+        if self._images is not None:
+            sizes['images'] = len(self._images)
         return sizes | {'fill': tokens / (len(self) * self._length) if len(self) else 0.0}
 
     def rows(self, indices: Integer[np.ndarray, 'rows']) -> Batch:
-        """A batch as in `llm.data.batches`; without document masking it has no segment ids and no positions."""
+        """A batch as in `llm.data.batches`; without document masking it has no segment ids and no positions.
+
+        If any example of the table has images: also `patches` (B, T), see `llm.model.patches`, and `images`
+        (B, N, H, W, C), N the most that a row of the table has.
+        """
         shape = len(indices), self._length
         names = ('inputs', 'targets', 'segment_ids', 'positions')
         batch = {name: np.zeros(shape, np.int32) for name in names}  # PAD is 0
@@ -163,15 +194,37 @@ class InstructionTable:
                 batch['segment_ids'][here] = segment
                 batch['positions'][here] = np.arange(end - start)
                 start = end
+        if self._images is not None:
+            batch |= self._with_images(indices)
         if not self._masking:
             del batch['segment_ids'], batch['positions']
         return batch
 
-    def prompt(self, index: int) -> list[int]:
-        """The ids of an example before the first one that is trained on."""
-        return self._ids[index][: int(np.argmax(self._masks[index]))].tolist()
+    def _with_images(self, indices: Integer[np.ndarray, 'rows']) -> Batch:
+        """What rows with images have more than others."""
+        pixels = np.zeros((len(indices), self._most_images, *self._images.shape), np.float32)
+        patches = np.zeros((len(indices), self._length), np.int32)
+        for r, index in enumerate(indices):
+            start = count = before = 0  # tokens, images and patches of the row's examples so far
+            for example in self._rows[index]:
+                own = self._images.images(example)
+                places = self._images.patches(example)[:-1]  # the last id is a target alone
+                patches[r, start : start + len(places)] = np.where(places > 0, places + before, 0)
+                pixels[r, count : count + len(own)] = own
+                start, count, before = start + len(places), count + len(own), before + int(places.max(initial=0))
+        return {'patches': patches, 'images': pixels}
+
+    def prompt(self, index: int) -> list[int] | ImagePrompt:
+        """The ids of an example before the first one that is trained on, with its images if it has some."""
+        end = int(np.argmax(self._masks[index]))
+        ids = self._ids[index][:end].tolist()
+        if self._images is None or not self._images.counts[index]:
+            return ids
+        return ImagePrompt(ids, self._images.patches(index)[:end].tolist(), tuple(self._images.images(index)))
 
     def update(self, digest: Any) -> None:
         """Adds the content to a hash."""
         self._ids.update(digest)
         self._masks.update(digest)
+        if self._images is not None:
+            self._images.update(digest)

@@ -22,6 +22,7 @@ from jaxtyping import Float32, Int32, Integer
 from llm import chat
 from llm.config import DPO, Config
 from llm.data.batches import Batch
+from llm.data.images import refuse
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
@@ -140,6 +141,7 @@ class PreferenceReader:
     def __init__(self, config: Config, tokenizer: Tokenizer):
         self._length, self._tokenizer = config.data.sequence_length, tokenizer
         self._pairs = isinstance(config.objective, DPO)
+        self._reads_images = config.model.image_size is not None
         self._ends = chat.end_ids(tokenizer)
         self._largest = 2  # responses to a prompt
         self.dropped: Counter[str] = Counter()  # rows, by reason
@@ -151,6 +153,7 @@ class PreferenceReader:
         Raises:
             BadRow: see `parse`.
         """
+        refuse(fields, self._reads_images)
         prompt, responses, scores, ended = parse(fields)
         self.noted['more_in_messages'] += not isinstance(prompt, str) and chat.has_more(prompt)
         first = {text: i for i, text in reversed(list(enumerate(responses)))}

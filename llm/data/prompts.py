@@ -17,6 +17,7 @@ from jaxtyping import Int32, Integer
 from llm import chat
 from llm.config import Config
 from llm.data.batches import Batch
+from llm.data.images import refuse
 from llm.data.ragged import Ragged
 from llm.data.rows import BadRow
 from llm.tokenizer import Tokenizer
@@ -70,6 +71,7 @@ class PromptReader:
     def __init__(self, config: Config, tokenizer: Tokenizer):
         self._room = config.data.sequence_length - config.objective.rollout.max_new_tokens
         self._tokenizer = tokenizer
+        self._reads_images = config.model.image_size is not None
         self.dropped: Counter[str] = Counter()  # rows, by reason
         self.noted: Counter[str] = Counter()  # rows that were changed, by what was done
 
@@ -79,6 +81,7 @@ class PromptReader:
         Raises:
             BadRow: see `parse`.
         """
+        refuse(fields, self._reads_images)
         text, columns = parse(fields)
         ids = encode(self._tokenizer, text)
         if len(ids) > self._room:

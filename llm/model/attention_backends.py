@@ -48,6 +48,8 @@ def unavailable(name: str, model: ModelConfig, platform: str) -> str | None:
         return None
     if platform != PLATFORM[name]:
         return f'it runs on a {PLATFORM[name]}, and this is a {platform}'
+    if model.image_size is not None and model.image_attention == 'bidirectional':
+        return 'it is causal, and the tokens of an image see each other (model.image_attention bidirectional)'
     if model.position == 'alibi':
         return 'it knows no position biases (model.position alibi)'
     if len(set(model.layer_windows)) > 1:

@@ -19,6 +19,8 @@ def make_mask(
     key_segments: Int[Array, '#batch key'] | None = None,
     prefix_length: Int[Array, '#batch'] | None = None,
     key_length: Int[Array, '#batch'] | None = None,
+    query_groups: Int[Array, '#batch query'] | None = None,
+    key_groups: Int[Array, '#batch key'] | None = None,
 ) -> Bool[Array, '#batch query key']:
     """True where the query may read the key.
 
@@ -32,6 +34,8 @@ def make_mask(
             `key_segments`.
         prefix_length: for 'prefix'.
         key_length: keys at or past this place do not exist yet (the unused end of a cache).
+        query_groups: number of the group of each query, from 1, whose tokens all see each other, such as those of an
+            image; 0 is in none. Goes with `key_groups`.
     """
     query, key = query_index[:, :, None], key_index[:, None, :]
     mask = jnp.ones((), bool)[None, None, None]
@@ -39,6 +43,9 @@ def make_mask(
         mask = key <= query
     elif kind == 'prefix':
         mask = (key <= query) | (key < prefix_length[:, None, None])
+    if query_groups is not None:
+        together = query_groups[:, :, None] == key_groups[:, None, :]
+        mask = mask | (together & (key_groups[:, None, :] > 0))
     if query_segments is not None:
         same = query_segments[:, :, None] == key_segments[:, None, :]
         mask = mask & same & (key_segments[:, None, :] > 0)
@@ -50,5 +57,8 @@ def make_mask(
 def inside_window(
     query_index: Int[Array, '#batch query'], key_index: Int[Array, '#batch key'], window: Int[Array, '']
 ) -> Bool[Array, '#batch query key']:
-    """True where the key is one of the `window` tokens that end with the query."""
-    return query_index[:, :, None] - key_index[:, None, :] < window
+    """True where the key is one of the `window` tokens that end with the query, or of those that begin with it.
+
+    The second half only matters where a query may read what comes after it.
+    """
+    return jnp.abs(query_index[:, :, None] - key_index[:, None, :]) < window

@@ -13,23 +13,26 @@ Angles = tuple[Float[Array, 'batch length half'], Float[Array, 'batch length hal
 
 
 def rope_angles(
-    positions: Int[Array, 'batch length'],
+    positions: Int[Array, 'batch length'] | Int[Array, 'batch length half'],
     head_dim: int,
     base: float,
     dtype: jnp.dtype = jnp.float32,
     stretch: Callable[[Array], Array] | None = None,
 ) -> Angles:
     """Cosine and sine of position x frequency, in `dtype`; frequency i is base^(-2i / head_dim), or what `stretch`
-    makes of it."""
+    makes of it. Positions may be one for each pair of a head, as in images."""
     exponents = jnp.arange(0, head_dim, 2, dtype=dtype) / head_dim
     frequencies = 1.0 / (base**exponents)
     if stretch is not None:
         frequencies = stretch(frequencies)
-    angles = positions.astype(dtype)[:, :, None] * frequencies[None, None, :]
+    places = positions if positions.ndim == 3 else positions[:, :, None]
+    angles = places.astype(dtype) * frequencies[None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def model_angles(positions: Int[Array, 'batch length'], config: ModelConfig) -> tuple[Angles, Angles | None]:
+def model_angles(
+    positions: Int[Array, 'batch length'] | Int[Array, 'batch length half'], config: ModelConfig
+) -> tuple[Angles, Angles | None]:
     """The angles of a model: of its layers, and of those that have a window where they have a base of their own."""
     dtype = wide(config.compute_dtype)
     stretch = None if config.rope_scaling == 'none' else lambda frequencies: stretched(frequencies, config)

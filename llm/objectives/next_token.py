@@ -1,4 +1,8 @@
-"""Next-token cross-entropy, with the vocabulary projection cut into chunks when the logits are too large to hold."""
+"""Cross-entropy of tokens, with the vocabulary projection cut into chunks when the logits are too large to hold.
+
+The next token's, or with objectives that hide a part of the text that of what is hidden: which tokens are guessed and
+what the model sees of the others is in the batch and in the mask (`model_inputs`); the formula is one.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from llm.config import SFT, NextToken
+from llm.config import SFT, Corrupted, Masked, NextToken, Objective
 from llm.model.dtypes import wide
-from llm.model.transformer import Transformer
+from llm.model.patches import image_inputs
+from llm.model.transformer import Source, Transformer
 
 Batch = dict[str, Array]
 Metrics = dict[str, tuple[Array, Array]]
@@ -22,7 +27,7 @@ class Hyperparameters(NamedTuple):
     label_smoothing: Float[Array, '']
 
 
-def hyperparameters(config: NextToken | SFT) -> Hyperparameters:
+def hyperparameters(config: NextToken | SFT | Corrupted) -> Hyperparameters:
     return Hyperparameters(jnp.float32(config.z_loss), jnp.float32(config.label_smoothing))
 
 
@@ -45,18 +50,38 @@ def token_losses(
     return minimised, nll, (chosen >= largest).astype(nll.dtype)
 
 
-def make_loss(config: NextToken | SFT, model: Transformer, hyper: Hyperparameters):
+def model_inputs(config: Objective | None, batch: Batch) -> dict[str, Any]:
+    """What the model is called with to read a batch: its rows, and the mask that the objective reads them with.
+
+    Args:
+        config: the objective; None reads from left to right.
+        batch: `inputs`, and where they are given `segment_ids`, `positions`, `example_ids`; `prefix_lengths` (batch,)
+            or, for an encoder, `source`, `source_segment_ids` and `source_positions`, as `llm.data.corruption` has it.
+    """
+    inputs = {name: batch.get(name) for name in ('segment_ids', 'positions', 'example_ids')}
+    inputs['tokens'] = batch['inputs']
+    if isinstance(config, Masked):
+        inputs['mask_kind'] = 'bidirectional'
+    elif 'source' in batch:
+        inputs['source'] = Source(batch['source'], batch['source_segment_ids'], batch.get('source_positions'))
+    elif isinstance(config, Corrupted):
+        inputs |= {'mask_kind': 'prefix', 'prefix_length': batch['prefix_lengths']}
+    return inputs
+
+
+def make_loss(config: NextToken | SFT | Corrupted, model: Transformer, hyper: Hyperparameters):
     """Builds the objective.
 
     Returns:
         `loss(params, batch, rng) -> (loss_sum, weight, metrics)`. `batch` has `inputs`, `targets` and `loss_weights`,
-        optionally `segment_ids` and `positions` (without them a row is one sequence), all (batch, length), and
-        optionally `example_ids` (batch,). `rng` switches dropout on; None leaves it off. `metrics` has `loss` (nats,
-        without smoothing and z-loss) and `accuracy`.
+        optionally `segment_ids` and `positions` (without them a row is one sequence), all (batch, length), optionally
+        `example_ids` (batch,), for images `images` and `patches` (see `llm.model.patches`), and what else
+        `model_inputs` takes. `rng` switches dropout on; None leaves it off. `metrics` has `loss` (nats, without
+        smoothing and z-loss) and `accuracy`.
     """
 
     def loss(params: Any, batch: Batch, rng: Array | None) -> tuple[Array, Array, Metrics]:
-        hidden = last_hidden(model, params, batch, rng)
+        hidden = last_hidden(model, params, batch, rng, config)
         labels = (batch['targets'], batch['loss_weights'])
         total, (nll, correct) = chunked_sum(
             model, _sums, config.vocabulary_chunk, head_of(params), hidden, labels, hyper
@@ -67,16 +92,16 @@ def make_loss(config: NextToken | SFT, model: Transformer, hyper: Hyperparameter
     return loss
 
 
-def last_hidden(model: Transformer, params: Any, batch: Batch, rng: Array | None) -> Float[Array, 'batch length width']:
+def last_hidden(
+    model: Transformer, params: Any, batch: Batch, rng: Array | None, config: Objective | None = None
+) -> Float[Array, 'batch length width']:
     """What the head reads, for each position of a batch; see `make_loss`."""
     return model.apply(
         {'params': params},
-        batch['inputs'],
-        segment_ids=batch.get('segment_ids'),
-        positions=batch.get('positions'),
-        example_ids=batch.get('example_ids'),
+        **model_inputs(config, batch),
         with_logits=False,
         rngs=None if rng is None else {'dropout': rng},
+        **image_inputs(model, params, batch),
     ).hidden
 
 

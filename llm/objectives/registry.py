@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llm.config import DPO, SFT, Config, Distillation, NextToken, RewardModel
+from llm.config import DPO, SFT, Config, Distillation, Masked, NextToken, PrefixLM, RewardModel, SpanCorruption
 from llm.model.transformer import Transformer
 from llm.objectives import distillation, dpo, next_token, policy, reward_model
 
@@ -15,6 +15,7 @@ def _module(config: Config):
         DPO: dpo,
         Distillation: distillation,
     }
+    kinds |= dict.fromkeys((Masked, PrefixLM, SpanCorruption), next_token)
     return kinds.get(type(config.objective), policy)
 
 

@@ -173,7 +173,7 @@ def watch(commands: dict[str, list[str]], timeout: int, log: str) -> None:
         if first is not None:
             saving = first.code() in _STOPPED
             _end(children, timeout if saving else min(timeout, _GRACE))
-            _explain(first, len(children), timeout, log)
+            _explain(first if saving else _to_blame(first, children), len(children), timeout, log)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -187,6 +187,11 @@ def _first_failure(children: list[_Child]) -> _Child | None:
             return min(failed, key=lambda child: child.code())
         time.sleep(0.05)
     return min((child for child in children if child.code()), key=lambda child: child.code(), default=None)
+
+
+def _to_blame(first: _Child, children: list[_Child]) -> _Child:
+    """One that says what the user did wrong, even where one that waited for it was sooner to end; else the first."""
+    return next((child for child in children if child.code() == 2), first)
 
 
 def _end(children: list[_Child], seconds: int) -> None:

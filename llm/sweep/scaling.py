@@ -53,9 +53,9 @@ def table(runs: Sequence[Run]) -> Runs:
 
 
 def embeddings(config: Config) -> int:
-    """Parameters of the tables that ids and positions are looked up in."""
+    """Parameters of the tables that ids and positions are looked up in, and of the patch encoder; text meets none."""
     parts = {row.part.split('/')[0]: row.count for row in memory.parameter_table(config.model)}
-    return parts.get('embedding', 0) + parts.get('positions', 0)
+    return sum(parts.get(name, 0) for name in ('embedding', 'positions', 'patches'))
 
 
 def left(config: Config) -> float:

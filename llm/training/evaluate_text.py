@@ -13,6 +13,7 @@ from llm.data.batches import held_out_windows
 from llm.data.examples import held_out_batches
 from llm.data.token_store import TokenStore
 from llm.model import Transformer
+from llm.model.patches import image_inputs
 from llm.objectives import next_token
 from llm.parallel import mesh as mesh_lib
 from llm.tokenizer import Tokenizer
@@ -28,7 +29,8 @@ def _likelihoods(config: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
     @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
     def likelihoods(params, batch):
         documents = {name: batch.get(name) for name in ('segment_ids', 'positions')}
-        logits = model.apply({'params': params}, batch['inputs'], **documents).logits
+        images = image_inputs(model, params, batch)
+        logits = model.apply({'params': params}, batch['inputs'], **documents, **images).logits
         _, nll, _ = next_token.token_losses(logits, batch['targets'], hyper)
         return nll
 

@@ -85,6 +85,8 @@ def _init_from(config, placed):
     source_config = runtime.stored_config(source)
     step, model = load_params(source, config.init_from.step, mesh=_mesh(placed))
     expected = jax.eval_shape(lambda: initial_model(config.model, 0))
+    if 'patches' in expected and 'patches' not in model:
+        model = model | {'patches': _fresh_patches(config, source)}
     _check_same_shapes(expected, {name: tree for name, tree in model.items() if name not in HEADS}, source)
     make = jax.jit(lambda model, seed: state_from_params(config, model, seed), out_shardings=_shardings(placed))
     state = make(model, config.seed)
@@ -115,6 +117,14 @@ def _init_from(config, placed):
     checkpoints.close()
     logging.info('initial parameters are those of %s at step %d', source.path, step)
     return state, record, f'started from {source.path} at step {step}'
+
+
+def _fresh_patches(config, source):
+    """The patch encoder of a model that so far has only read text."""
+    if config.lora.rank:
+        raise UserError(f'{source.path} has no patch encoder, and adapters do not train one; set lora.rank to 0')
+    logging.info('%s reads no images; the patch encoder starts from seed %d', source.path, config.seed)
+    return jax.jit(lambda seed: initial_model(config.model, seed)['patches'])(config.seed)
 
 
 def _check_fork(config, theirs, source):

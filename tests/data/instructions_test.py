@@ -177,7 +177,7 @@ def test_targets_follow_inputs_and_weights_are_the_mask(reader):
     examples = [example for row in random_rows(1) for example in read.read(row)]
     for train_on in ('completions', 'all'):
         batch = reader(SFT(packing=False, train_on=train_on)).table([examples]).rows(np.arange(len(examples)))
-        for r, (ids, mask) in enumerate(examples):
+        for r, (ids, mask, *_) in enumerate(examples):
             n = len(ids) - 1
             np.testing.assert_array_equal(batch['inputs'][r, :n], ids[:-1])
             np.testing.assert_array_equal(batch['targets'][r, :n], ids[1:])

@@ -74,7 +74,7 @@ def test_the_steps_hang_together():
     assert base.model == sft.model == dpo.model
     assert (sft.init_from.workdir, dpo.init_from.workdir) == RUNS[:2]
     assert set(sft.data.corpora) == {f'task:{task}' for task in measure.CHECKS}
-    assert set(measure.LONGEST) == set(TASKS)
+    assert set(measure.LONGEST) == {name for name in TASKS if name.startswith('python_')}
     makefile = (ROOT / 'Makefile').read_text()
     for run, config in zip(RUNS, (base, sft, dpo)):
         assert f'train --config configs/{pathlib.Path(run).name}.py --workdir {run}\n' in makefile

@@ -70,6 +70,38 @@ def test_a_prefix_stays_within_its_document():
     check(mask, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
 
 
+def test_the_tokens_of_a_group_see_each_other():
+    """One token of text, a group of two, another group of two next to it, text; then the same in two documents."""
+    six, groups = row(0, 1, 2, 3, 4, 5), row(0, 1, 1, 2, 2, 0)
+    seen = [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1],
+    ]
+    check(make_mask('causal', six, six, query_groups=groups, key_groups=groups), seen)
+    segments = row(1, 1, 1, 2, 2, 2)
+    mask = make_mask(
+        'causal', six, six, query_segments=segments, key_segments=segments, query_groups=groups, key_groups=groups
+    )
+    check(mask, np.array(seen) * np.kron(np.eye(2), np.ones((3, 3))))
+
+
+def test_a_group_in_a_cache_ends_where_nothing_is_stored():
+    """Two tokens are stored; of three new ones, two are a group."""
+    mask = make_mask(
+        'causal',
+        row(2, 3, 4),
+        row(0, 1, 2, 3, 4, 5),
+        key_length=jnp.array([5]),
+        query_groups=row(1, 1, 0),
+        key_groups=row(0, 0, 1, 1, 0, 0),
+    )
+    check(mask, [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]])
+
+
 def test_new_tokens_of_a_cached_row_see_what_is_stored_and_themselves():
     """Rows of 3 and 1 stored tokens get two new ones each; the cache has room for 6."""
     query = jnp.array([[3, 4], [1, 2]])

@@ -16,6 +16,8 @@ import pytest
 from filelock import FileLock
 
 from llm import config_json
+from llm.errors import UserError
+from llm.parallel import launch
 from llm.training.loop import train
 from llm.workdir import Workdir
 
@@ -155,7 +157,6 @@ def test_a_host_that_loses_another_says_so(tiny, tmp_path):
     assert finish(hosts[1])[0] == 1
 
 
-@pytest.mark.slow  # the one that waits sometimes ends first, with code 1
 def test_one_that_fails_alone_ends_the_run_with_its_own_words(tiny, tmp_path):
     """Only process 0 takes the lock; the other waits for it in a collective."""
     (tmp_path / 'run').mkdir()
@@ -164,3 +165,10 @@ def test_one_that_fails_alone_ends_the_run_with_its_own_words(tiny, tmp_path):
         code, _, err = finish(start(tiny, tmp_path))
     assert code == 2 and time.monotonic() - began < 90
     assert err.strip().splitlines()[-1].startswith('error: another process is training in'), err
+
+
+def test_the_one_that_says_what_is_wrong_is_believed_though_another_ends_first(tmp_path):
+    told = "import sys, time; time.sleep(1); print('error: the lock is taken', file=sys.stderr); sys.exit(2)"
+    commands = {'0': [sys.executable, '-c', told], '1': [sys.executable, '-c', 'raise SystemExit(1)']}
+    with pytest.raises(UserError, match=r'^the lock is taken$'):
+        launch.watch(commands, 10, str(tmp_path / '{}'))
