@@ -5,6 +5,8 @@ import json
 import jax
 import pytest
 
+from llm.config import ModelConfig
+from llm.errors import UserError
 from llm.interop.huggingface.families import FAMILIES, differences, family_for, family_of, function, read_model
 from llm.interop.huggingface.fields import Fields
 from llm.interop.huggingface.tensors import place
@@ -262,3 +264,8 @@ def test_yarn_s_amplitude_follows_from_what_the_file_says():
     assert amplitude(attention_factor=0.5, mscale=1.0, mscale_all_dim=1.0) == 0.5
     assert amplitude(mscale=0.7, mscale_all_dim=0.7) == 1.0
     assert amplitude(mscale=0.7) is None
+
+
+def test_a_model_of_attention_alone_has_no_family():
+    with pytest.raises(UserError, match=r'cannot have model.feed_forward_width 0 \(it has \d+\)$'):
+        family_for(ModelConfig(width=64, num_heads=2, feed_forward_width=0), None)

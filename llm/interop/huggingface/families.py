@@ -78,7 +78,9 @@ def differences(family: Family, model: ModelConfig) -> dict[str, tuple[Any, Any]
     A bias more is no difference: it can be 0.
     """
     try:
-        again = function(written(family, model))
+        # A model without a feed-forward network would not be read at all: what it has beside that is compared.
+        whole = model if model.hidden_width else dataclasses.replace(model, feed_forward_width=None)
+        again = function(written(family, whole))
     except (UserError, ZeroDivisionError, OverflowError):
         again = {}
     before = function(model)
