@@ -99,7 +99,7 @@ def claims(results: dict[str, Any]) -> list[str]:
     said = told
     if open_:
         seeds = f'{results["seeds"]} seed{"s" * (results["seeds"] != 1)}'
-        said.append(
+        said.append(f'With {seeds} these differences from causal may be those of single runs: {"; ".join(open_)}.')
             f'With {seeds} nothing is certain of what other runs of causal would be worth against {"; ".join(open_)}.'
         )
     surer = [
