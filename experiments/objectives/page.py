@@ -100,8 +100,6 @@ def claims(results: dict[str, Any]) -> list[str]:
     if open_:
         seeds = f'{results["seeds"]} seed{"s" * (results["seeds"] != 1)}'
         said.append(f'With {seeds} these differences from causal may be those of single runs: {"; ".join(open_)}.')
-            f'With {seeds} nothing is certain of what other runs of causal would be worth against {"; ".join(open_)}.'
-        )
     surer = [
         f'{arm} {_percent(row["over_gaps"], signed=True)}'
         for arm, row in rows.items()
