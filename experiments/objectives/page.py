@@ -54,7 +54,7 @@ def text(results: dict[str, Any]) -> str:
     lines = [units.table(list(HEADER), table(results)), '']
     lines.append(
         f'{results["gaps"]} gaps of {results["gap_length"]} tokens, {results["choices"]} spans to choose from: chance '
-        f'is {1 / results["choices"]:.1%}. {results["seeds"]} paired seeds, {results["steps"]} steps.'
+        f'is {1 / results["choices"]:.1%}. Paired seeds: {results["seeds"]}; steps: {results["steps"]}.'
     )
     return '\n'.join([*lines, *claims(results)])
 
@@ -99,7 +99,7 @@ def claims(results: dict[str, Any]) -> list[str]:
     said = told
     if open_:
         seeds = f'{results["seeds"]} seed{"s" * (results["seeds"] != 1)}'
-        said.append(f'With {seeds} nothing can be said of the difference between causal and {", ".join(open_)}.')
+        said.append(f'With {seeds} these differences from causal may be those of single runs: {"; ".join(open_)}.')
     surer = [
         f'{arm} {_percent(row["over_gaps"], signed=True)}'
         for arm, row in rows.items()

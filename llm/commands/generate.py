@@ -97,6 +97,11 @@ def run(args: Args) -> None:
         return
     draft = None if args.draft is None else Workdir.open(args.draft)
     generator = load_generator(workdir, args.step, args.ema, args.chat, args.quantize, draft, args.draft_tokens)
+    if generator.reader is not None and (args.best_of > 1 or args.image):
+        raise UserError(
+            f'{"--image" if args.image else "--best-of"} takes a run whose model reads from left to right, and '
+            f'{args.workdir} learned objective {workdir.config().objective.kind}; drop it'
+        )
     prompt = sys.stdin.buffer.read() if args.prompt == '-' else args.prompt
     said = iter  # a text as it is
     if args.chat:
