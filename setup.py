@@ -7,11 +7,14 @@ from setuptools import find_packages, setup
 
 version = re.search(r"__version__ = '(.+?)'", pathlib.Path('llm/__init__.py').read_text()).group(1)
 
+COMPRESSION = ['constriction>=0.4', 'zstandard>=0.22']
 EVAL = ['lm-eval>=0.4.13']
 HUGGINGFACE = ['huggingface-hub>=0.30', 'safetensors>=0.5', 'tokenizers>=0.21']
 SERVE = ['fastapi>=0.115', 'prometheus-client>=0.20', 'pydantic>=2.9', 'uvicorn>=0.30']
+IMAGES = ['pillow>=10', 'scikit-learn>=1.4']
 RAY = ['ray>=2.9']
 SLURM = ['submitit>=1.5']
+UMAP = ['umap-learn>=0.5.7']
 NOTEBOOKS = ['ipykernel>=6', 'nbclient>=0.10', 'nbformat>=5']
 
 setup(
@@ -21,7 +24,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['llm', 'llm.*']),
-    package_data={'llm.analysis': ['templates/*']},
+    package_data={'llm.analysis': ['templates/*'], 'llm.explorer': ['page/*', 'page/*/*']},
     install_requires=[
         'absl-py>=2.1',
         'array-record>=0.8',  # the file format of the embedded TFDS corpus
@@ -49,13 +52,16 @@ setup(
         'huggingface': HUGGINGFACE,
         'eval': [*EVAL, *HUGGINGFACE],
         'serve': SERVE,
+        'compression': COMPRESSION,
+        'images': IMAGES,
+        'umap': UMAP,
         'ray': RAY,
         'slurm': SLURM,
         'notebooks': [*NOTEBOOKS, 'jupyterlab>=4'],
         'peers': ['torch>=2.6', 'transformers>=5', *EVAL, *HUGGINGFACE],
         'test': [
-            *('beartype>=0.20', 'openai>=1.60', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'),
-            *(*EVAL, *HUGGINGFACE, *SERVE, *RAY, *SLURM, *NOTEBOOKS),
+            *('beartype>=0.20', 'openai>=1.60', 'playwright>=1.50', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'),
+            *(*COMPRESSION, *EVAL, *HUGGINGFACE, *IMAGES, *SERVE, *RAY, *SLURM, *NOTEBOOKS),
         ],
     },
 )

@@ -1,4 +1,4 @@
-"""What is computed once and kept between runs: corpora, tokenizers, token stores, compiled programs.
+"""What is computed once and kept between runs: corpora, tokenizers, token stores, what teachers predict, programs.
 
     <root>/<kind>/<key>/          one entry, complete or absent
     <root>/<kind>/<key>.tmp/      the same while it is being built, or left over from a build that was killed
@@ -20,7 +20,7 @@ import filelock
 from llm.errors import MachineError, UserError
 from llm.workdir import write_atomically
 
-KINDS = ('corpora', 'tokenizers', 'token_stores', 'compiled')
+KINDS = ('corpora', 'tokenizers', 'token_stores', 'teachers', 'compiled')
 _DESCRIPTION = 'description.txt'
 
 

@@ -7,7 +7,7 @@ import time
 
 from absl import logging
 
-from llm.config import Config, InitFromConfig, ModelConfig
+from llm.config import Config, Distillation, InitFromConfig, ModelConfig
 from llm.environment import code_version, prepare_process, processors
 from llm.errors import UserError
 from llm.workdir import Workdir
@@ -16,14 +16,18 @@ _PRODUCT_ROWS = 2048
 GAIN = 1.2  # bfloat16 is chosen where it multiplies this much faster than float32
 
 
-def prepare_host(workdir: Workdir | None = None) -> None:
+def prepare_host(workdir: Workdir | None = None, threads: int | None = None) -> None:
     """Fixes the number of host threads, keeps freed memory and switches the cache of compiled programs on.
 
     XLA reads the thread count when jax is first imported, and how a sum is cut over threads shows in its last bits; so
     a run that resumes takes the number it was started with.
+
+    Args:
+        workdir: the run's; None fixes as many threads as there are processors.
+        threads: a number to fix instead, whatever the run was started with.
     """
     stored = workdir.runtime() if workdir is not None else {}
-    prepare_process(stored.get('host_threads'))
+    prepare_process(threads or stored.get('host_threads'))
     import jax
 
     from llm import cache
@@ -49,7 +53,7 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
     here = {
         'device_kind': jax.devices()[0].device_kind,
         'host_threads': int(os.environ.get('NPROC', processors())),
-        'xla_flags': _xla_flags(),
+        'xla_flags': xla_flags(),
     }
     stored = workdir.runtime()
     if not stored:
@@ -58,6 +62,8 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
         chosen = {'compute_dtype': model.compute_dtype, 'attention_backend': model.attention_backend}
         if config.init_from.workdir:
             chosen['init_from_step'] = _source_step(config.init_from)
+        if isinstance(config.objective, Distillation):
+            chosen['teacher_step'], chosen['teacher'] = _teacher(config)
         return here | {'data': data} | chosen | versions
     fork = f'fork it into a new workdir with --init-from.workdir {workdir.path} --init-from.continue-step'
     for name, value in here.items():
@@ -68,6 +74,11 @@ def choose(config: Config, workdir: Workdir, data: str) -> dict:
             )
     if stored.get('data', data) != data:
         raise UserError(f'the corpora of {workdir.path} have changed since it was started; restore them, or {fork}')
+    if 'teacher' in stored and _teacher(resolve(config, stored))[1] != stored['teacher']:
+        raise UserError(
+            f'the teacher {config.objective.teacher} has changed at step {stored["teacher_step"]} since '
+            f'{workdir.path} was started; restore it, or use another workdir'
+        )
     for name, value in (('jax', jax.__version__), ('code', code_version())):
         if stored.get(name, value) != value:
             logging.warning(
@@ -88,14 +99,17 @@ def resolve(config: Config, choices: dict | None = None) -> Config:
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype=(choices or {}).get('compute_dtype') or compute_dtype(config))
     if model.attention_backend == 'auto' and choices:  # a run of before there was a choice had the reference
-        chosen = choices.get('attention_backend', 'reference') if config.parallel.context == 1 else 'reference'
+        chosen = choices.get('attention_backend', 'reference') if _whole_and_causal(config) else 'reference'
         model = dataclasses.replace(model, attention_backend=chosen)
     if not choices:
-        model = dataclasses.replace(model, attention_backend=_attention_backend(model, config.parallel.context))
+        model = dataclasses.replace(model, attention_backend=_attention_backend(config, model))
     init_from = config.init_from
     if init_from.workdir and init_from.step is None and choices:
         init_from = dataclasses.replace(init_from, step=choices.get('init_from_step'))
-    return dataclasses.replace(config, model=model, init_from=init_from)
+    objective = config.objective
+    if isinstance(objective, Distillation) and objective.teacher_step is None and choices:
+        objective = dataclasses.replace(objective, teacher_step=choices.get('teacher_step'))
+    return dataclasses.replace(config, model=model, init_from=init_from, objective=objective)
 
 
 def _source_step(init_from: InitFromConfig) -> int:
@@ -104,6 +118,13 @@ def _source_step(init_from: InitFromConfig) -> int:
 
     source = Workdir.open(init_from.workdir)
     return checked_step(source, Checkpoints(source.checkpoints), init_from.step)
+
+
+def _teacher(config: Config) -> tuple[int, str]:
+    """The teacher's checkpoint and a sum over it, which must stay as they are while the student learns."""
+    from llm.training.teacher import teacher_checkpoint
+
+    return teacher_checkpoint(config.objective)
 
 
 def check(config: Config) -> None:
@@ -116,16 +137,26 @@ def check(config: Config) -> None:
         resolve(config)
 
 
-def _attention_backend(model: ModelConfig, context: int) -> str:
-    """The attention that was asked for, or for 'auto' the best that the model can have here with rows cut in parts."""
+def _whole_and_causal(config: Config) -> bool:
+    """Whether attention is of the kind that backends have: over whole rows, each token seeing those before it."""
+    return config.parallel.context == 1 and config.reading == 'causal'
+
+
+def _attention_backend(config: Config, model: ModelConfig) -> str:
+    """The attention that was asked for, or for 'auto' the best that a run which reads like this can have here."""
     import jax
 
     from llm.model import attention_backends
 
-    name, platform = model.attention_backend, jax.default_backend()
-    best = attention_backends.choose(model, platform) if context == 1 else 'reference'
+    name, platform, context = model.attention_backend, jax.default_backend(), config.parallel.context
+    best = attention_backends.choose(model, platform) if _whole_and_causal(config) else 'reference'
     if name == 'auto':
         return best
+    if name != 'reference' and config.reading != 'causal':
+        raise UserError(
+            f'model.attention_backend {name!r} lets a token see those before it alone, and objective '
+            f'{config.objective.kind} more; choose auto or reference'
+        )
     if name != best == 'reference' and context > 1:
         raise UserError(
             f'model.attention_backend {name!r} reads whole rows and parallel.context {context} cuts them; choose '
@@ -183,7 +214,7 @@ def compute_dtype(config: Config) -> str:
 
 def product_flops(model: ModelConfig) -> float:
     """Of what `product_seconds` times."""
-    return 3 * 2 * _PRODUCT_ROWS * model.width * model.hidden_width
+    return 3 * 2 * _PRODUCT_ROWS * model.width * (model.hidden_width or model.width)
 
 
 def product_seconds(model: ModelConfig) -> float:
@@ -195,7 +226,8 @@ def product_seconds(model: ModelConfig) -> float:
 
     if model.compute_dtype == 'auto':
         model = dataclasses.replace(model, compute_dtype='float32')
-    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, model.hidden_width))
+    wide = model.hidden_width or model.width  # without a feed-forward network, attention's product
+    x, kernel = jnp.ones((_PRODUCT_ROWS, model.width)), jnp.ones((model.width, wide))
     product = jax.jit(lambda x, kernel: jax.vjp(lambda *args: matmul(*args, model), x, kernel)[1](x @ kernel))
     times = []
     for _ in range(6):
@@ -205,7 +237,7 @@ def product_seconds(model: ModelConfig) -> float:
     return min(times[1:])
 
 
-def _xla_flags() -> str:
+def xla_flags() -> str:
     """The user's flags for XLA, without the number of virtual devices: that may change between starts."""
     flags = re.sub(r'--xla_force_host_platform_device_count=\d+', '', os.environ.get('XLA_FLAGS', ''))
     return ' '.join(flags.split())

@@ -26,14 +26,18 @@ from llm.config import Config
 from llm.errors import UserError
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replaces the file as a whole: a reader, or a crash, sees the old text or the new one."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces the file as a whole: a reader, or a crash, sees the old content or the new one."""
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # such as on a full disk
+        raise
 
 
 class Workdir:

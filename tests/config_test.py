@@ -10,6 +10,7 @@ import pytest
 from llm import config_json
 from llm.config import (
     PPO,
+    SFT,
     SGD,
     Adafactor,
     AdamW,
@@ -25,11 +26,14 @@ from llm.config import (
     Linear,
     Lion,
     LogConfig,
+    Masked,
     ModelConfig,
     Muon,
     NextToken,
     ParallelConfig,
+    PrefixLM,
     RewardConfig,
+    SpanCorruption,
     TokenizerConfig,
     TrainingConfig,
     WarmupStableDecay,
@@ -197,7 +201,7 @@ WRONG = [
     ('model.num_kv_heads', ModelConfig, {'num_kv_heads': 8}),
     ('model.head_dim', ModelConfig, {'head_dim': 0}),
     ('model.head_dim', ModelConfig, {'head_dim': 5}),
-    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': 0}),
+    ('model.feed_forward_width', ModelConfig, {'feed_forward_width': -1}),
     ('model.rope_base', ModelConfig, {'rope_base': 1.0}),
     ('model.attention_scale', ModelConfig, {'attention_scale': 0.0}),
     ('model.attention_softcap', ModelConfig, {'attention_softcap': -1.0}),
@@ -207,6 +211,7 @@ WRONG = [
     ('model.norm_epsilon', ModelConfig, {'norm_epsilon': 0.0}),
     ('model.biases', ModelConfig, {'biases': ('query', 'query')}),
     ('model.biases', ModelConfig, {'biases': ('lm_head',)}),
+    ('model.biases', ModelConfig, {'biases': ('feed_forward',), 'feed_forward_width': 0}),
     ('model.dropout', ModelConfig, {'dropout': 1.0}),
     ('model.dropout', ModelConfig, {'dropout': -0.1}),
     ('model.init_std', ModelConfig, {'init_std': 0.0}),
@@ -306,6 +311,20 @@ WRONG += [
 ]
 
 
+ENCODER = ModelConfig(encoder_layers=1)
+WRONG += [
+    ('model.encoder_layers', ModelConfig, {'encoder_layers': -1}),
+    ('model.image_size', ModelConfig, IMAGES | {'encoder_layers': 1}),
+    *(('model.encoder_layers', Config, {'model': ENCODER, 'objective': o}) for o in (NextToken(), SFT(), Masked())),
+    ('model.context_length', Config, {'objective': SpanCorruption()}),  # which writes behind the window
+    ('parallel.context', Config, {'objective': Masked(), 'parallel': ParallelConfig(context=2)}),
+    *(('objective.rate', kind, {'rate': rate}) for kind in (Masked, SpanCorruption) for rate in (0.0, 1.0)),
+    ('objective.masked', Masked, {'masked': 0.95}),
+    ('objective.random', Masked, {'random': -0.1}),
+    ('objective.span_length', SpanCorruption, {'span_length': 0.5}),
+]
+
+
 @pytest.mark.parametrize(('name', 'cls', 'values'), WRONG, ids=lambda value: getattr(value, '__name__', str(value)))
 def test_a_wrong_value_is_refused_by_name_with_the_fix(name, cls, values):
     with pytest.raises(ValueError, match=rf'^{name} is .*; it must be .+') as error:
@@ -400,7 +419,7 @@ READS_IMAGES += [f'model.image_{name}' for name in ('channels', 'positions', 'at
 PLAIN = [
     name
     for name in config_json.flatten(Config())
-    if name not in (*PARAMETRIZATION, *ROPE_SCALING, *READS_IMAGES)
+    if name not in (*PARAMETRIZATION, *ROPE_SCALING, *READS_IMAGES, 'model.encoder_layers')
     and (not name.endswith('.kind') or name == 'tokenizer.kind')
 ]
 
@@ -479,6 +498,30 @@ def test_the_hashes_see_what_images_are():
         assert len(set(map(hash_of, configs))) == len(configs)
     assert set().union(*(difference(configs[0], config) for config in configs)) == set(READS_IMAGES)
     assert all(from_json(to_json(config)) == config for config in configs)
+
+
+def test_the_hashes_see_an_encoder():
+    """Which only objectives that give it a source can have."""
+    configs = [Config(objective=PrefixLM(), model=ModelConfig(encoder_layers=layers)) for layers in (0, 1, 2)]
+    for hash_of in (config_hash, identity_hash):
+        assert len(set(map(hash_of, configs))) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ('objective', 'encoder', 'reading'),
+    [
+        (NextToken(), 0, 'causal'),
+        (SFT(), 0, 'causal'),
+        (Masked(), 0, 'bidirectional'),
+        (PrefixLM(), 0, 'prefix'),
+        (PrefixLM(), 1, 'encoder_decoder'),
+        (SpanCorruption(), 0, 'prefix'),
+        (SpanCorruption(), 2, 'encoder_decoder'),
+    ],
+)
+def test_the_objective_and_the_encoder_say_how_a_run_reads(objective, encoder, reading):
+    model = ModelConfig(encoder_layers=encoder, context_length=512)
+    assert Config(objective=objective, model=model).reading == reading
 
 
 def test_the_kind_of_a_choice_is_part_of_both_hashes():

@@ -22,18 +22,26 @@ from llm.config import (
     Config,
     Constant,
     DataConfig,
+    Distillation,
     LoRAConfig,
+    Masked,
     ModelConfig,
     NextToken,
+    PrefixLM,
     RewardConfig,
     RewardModel,
     RolloutConfig,
+    SpanCorruption,
+    TokenizerConfig,
     TrainingConfig,
 )
+from llm.data.corruption import Corruption
 from llm.data.instructions import Instruction, InstructionTable
 from llm.model import Transformer, lora
 from llm.objectives import registry
+from llm.objectives.distillation import predictions
 from llm.objectives.kl import adapted_coefficient
+from llm.tokenizer import train as train_tokenizer
 from llm.training.checkpoint import params_sha256
 from llm.training.policy_update import make_rollout, make_update
 from llm.training.rewards import judge, load_judges, total_reward
@@ -71,6 +79,17 @@ GIVEN = {  # values of a field, and what else has to be set for it to matter
     (NextToken, 'label_smoothing'): ([0.0, 0.1], {}),
     (SFT, 'z_loss'): ([0.0, 0.1], {}),
     (SFT, 'label_smoothing'): ([0.0, 0.1], {}),
+    **{
+        (kind, name): ([0.0, 0.1], {})
+        for kind in (Masked, PrefixLM, SpanCorruption)
+        for name in ('z_loss', 'label_smoothing')
+    },
+    (Distillation, 'z_loss'): ([0.0, 0.1], {}),
+    (Distillation, 'label_smoothing'): ([0.0, 0.1], {}),
+    (Distillation, 'divergence'): (['forward', 'reverse', 'jensen_shannon'], {}),
+    (Distillation, 'temperature'): ([1.0, 2.0], {}),
+    (Distillation, 'teacher_weight'): ([0.5, 1.0], {}),
+    (Distillation, 'top_k'): ([0, 3], {}),
     (RewardModel, 'margin_scale'): ([0.0, 0.5], {}),
     (RewardModel, 'centring'): ([0.0, 0.1], {}),
     (DPO, 'loss'): (['sigmoid', 'robust', 'ipo', 'hinge'], {'label_smoothing': 0.0}),
@@ -84,9 +103,12 @@ GIVEN = {  # values of a field, and what else has to be set for it to matter
 def batch_of(objective):
     """Rows of every length, and a reference that is not the model."""
     draw = np.random.default_rng(0)
-    if isinstance(objective, NextToken | SFT):
+    if isinstance(objective, NextToken | SFT | Masked | PrefixLM | SpanCorruption):
         tokens = draw.integers(0, 12, (4, LENGTH)).astype(np.int32)
-        return {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': np.ones((4, LENGTH), np.float32)}
+        weights, prefixes = np.ones((4, LENGTH), np.float32), np.full(4, 3, np.int32)
+        batch = {'inputs': tokens, 'targets': tokens[:, ::-1].copy(), 'loss_weights': weights}
+        batch |= {'prefix_lengths': prefixes} if isinstance(objective, PrefixLM | SpanCorruption) else {}
+        return batch | (taught(batch, objective) if isinstance(objective, Distillation) else {})
     return {
         'tokens': draw.integers(0, 12, (4, 2, LENGTH)).astype(np.int32),
         'prompt_lengths': np.full((4, 2), 3, np.int32),
@@ -94,6 +116,14 @@ def batch_of(objective):
         'scores': np.tile(np.array([1.5, 0], np.float32), (4, 1)),
         'reference_logprobs': draw.normal(-9, 1, (4, 2)).astype(np.float32),
     }
+
+
+def taught(batch, objective):
+    """What a teacher of another seed says."""
+    teacher = jax.jit(lambda: initial_model(MODEL, 1))()
+    temperature = jnp.float32(objective.temperature)
+    told = predictions(Transformer(MODEL), teacher, jax.tree.map(jnp.asarray, batch), temperature, objective.top_k)
+    return jax.tree.map(np.asarray, told)
 
 
 @functools.cache
@@ -137,7 +167,7 @@ def test_rows_of_sft(name):
     apart(name, values, see)
 
 
-@pytest.mark.parametrize('kind', [NextToken, SFT])
+@pytest.mark.parametrize('kind', [NextToken, SFT, Distillation, Masked, PrefixLM, SpanCorruption])
 def test_vocabulary_chunk(kind):
     """Logits of so many positions exist at once, of all by default."""
 
@@ -286,6 +316,32 @@ def test_lora(name):
     apart(name, LORA[name], see)
 
 
+# ----------------------------------------------------------------------------------------------- what is hidden of text
+
+HIDDEN = {
+    (Masked, 'rate'): [0.15, 0.3],
+    (Masked, 'masked'): [0.8, 0.5],
+    (Masked, 'random'): [0.0, 0.1, 0.2],
+    (SpanCorruption, 'rate'): [0.15, 0.3],
+    (SpanCorruption, 'span_length'): [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize(('kind', 'name'), HIDDEN)
+def test_what_is_hidden(kind, name):
+    tokens = np.random.default_rng(0).integers(16, 272, (2, 40)).astype(np.int32)
+    batch = {'inputs': tokens, 'targets': tokens, 'loss_weights': np.ones((2, 40), np.float32)}
+    tokenizer = train_tokenizer(TokenizerConfig(kind='byte'), 272, [])
+
+    def see(value):
+        run = Config(
+            model=ModelConfig(context_length=80), data=DataConfig(sequence_length=40), objective=kind(**{name: value})
+        )
+        return params_sha256(Corruption(run, tokenizer)(batch, [(0,), (1,)]))
+
+    apart(name, HIDDEN[kind, name], see)
+
+
 # --------------------------------------------------------------------------------------------------------- all of them
 
 
@@ -293,8 +349,10 @@ def test_every_field_has_a_probe():
     members = typing.get_args(next(f.type for f in dataclasses.fields(Config) if f.name == 'objective'))
     nested = {'rollout': RolloutConfig, 'reward': RewardConfig}
     fields = {(m, f.name) for m in members for f in dataclasses.fields(m) if f.name not in nested}
-    probed = {*GIVEN, *POLICY, (SFT, 'train_on'), (SFT, 'packing')}
-    probed |= {(NextToken, 'vocabulary_chunk'), (SFT, 'vocabulary_chunk')}
+    probed = {*GIVEN, *POLICY, *HIDDEN, (SFT, 'train_on'), (SFT, 'packing')}
+    probed |= {(kind, 'vocabulary_chunk') for kind in (NextToken, SFT, Masked, PrefixLM, SpanCorruption)}
+    # Which teacher, at which step, and whether it is stored: tests/training/distillation_run_test.py.
+    probed |= {(Distillation, name) for name in ('vocabulary_chunk', 'teacher', 'teacher_step', 'stored')}
     assert fields == probed
     assert {f.name for f in dataclasses.fields(RolloutConfig)} == set(ROLLOUTS)
     rewards = {'function_weight', 'missing_eos_penalty', 'ensemble', 'models', 'function'}

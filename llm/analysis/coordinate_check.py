@@ -88,7 +88,7 @@ def activations(model: Transformer, params: dict, tokens: Int[Array, 'batch leng
     return {
         'attention': blocks['attention']['__call__'][0][0],  # beside it is what goes into a cache
         'feed_forward': blocks['feed_forward']['__call__'][0],
-        'residual': blocks['residual'][0],
+        'residual': blocks['residual_after'][0],
         'logits': output.logits,
     }
 

@@ -17,7 +17,7 @@ in every batch.
 
 from typing import Literal, get_args
 
-from llm.config import Config, ModelConfig
+from llm.config import Config, ModelConfig, PrefixLM
 
 Convention = Literal['6N', '6N+attention_causal', '6N+attention_full']
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -26,10 +26,29 @@ VERSION = 1  # of the definitions above; numbers are comparable within a version
 
 
 def matmul_weights(model: ModelConfig) -> int:
-    """N: how many weights a token meets in matrix products, the head included whether tied or not."""
-    attention = 2 * model.width * model.key_size * (model.num_heads + model.kv_heads)  # query, output; key, value
+    """N: how many weights there are in matrix products, the head included whether tied or not.
+
+    A token meets each of them once, but in a model with an encoder, where what is read and what is written meet
+    different ones (`flops_per_text_token`).
+    """
+    encoder, decoder, cross_read, cross_written, head = _parts(model)
+    return encoder + decoder + cross_read + cross_written + head
+
+
+def _parts(model: ModelConfig) -> tuple[int, int, int, int, int]:
+    """Weights of the encoder's blocks, the decoder's, its cross-attention (keys and values; the rest), and the head."""
+    read = 2 * model.width * model.key_size * model.kv_heads  # key, value
+    written = 2 * model.width * model.key_size * model.num_heads  # query, output
     feed_forward = (3 if model.gated else 2) * model.width * model.hidden_width
-    return model.num_layers * (attention + feed_forward) + model.vocab_size * model.width
+    block = read + written + feed_forward
+    crossing = model.num_layers if model.encoder_layers else 0
+    return (
+        model.encoder_layers * block,
+        model.num_layers * block,
+        crossing * read,
+        crossing * written,
+        model.vocab_size * model.width,
+    )
 
 
 def attention_keys(window: int | None, length: int, causal: bool) -> float:
@@ -67,11 +86,51 @@ def training_flops_per_token(
     return 3 * forward_flops_per_token(model, sequence_length, convention)
 
 
+def flops_per_text_token(config: Config, convention: Convention = DEFAULT_CONVENTION) -> float:
+    """FLOPs of training per token of a window's text, whatever the objective hides of it or adds to it.
+
+    Of a model that reads from left to right, `training_flops_per_token`. Otherwise those of the expected numbers of
+    tokens read and written; padding is not counted, and under `6N+attention_causal` every score that the mask leaves.
+    Sliding windows are counted in models that read from left to right only.
+
+    Raises:
+        ValueError: for a convention that is not one of `CONVENTIONS`.
+    """
+    model, length, objective = config.model, config.data.sequence_length, config.objective
+    plain = training_flops_per_token(model, length, convention)
+    if config.reading == 'causal':
+        return plain
+    # Of a window: tokens read and written, the scores that each kind of attention has, and of these the masked ones.
+    read, written = float(length), 0.0
+    squares = (length**2, 0.0, 0.0)  # read x read, read x written, written x written
+    if isinstance(objective, PrefixLM):  # the cut is uniform
+        read = written = length / 2
+        squares = (length**2 / 3, length**2 / 6, length**2 / 3)
+    elif config.reading != 'bidirectional':
+        hidden, blanks = objective.blanks(length)
+        read, written = float(length - hidden + blanks), float(objective.target_length(length))
+        squares = (read**2, read * written, written**2)
+    reading, crossing, writing = squares
+    if convention != '6N+attention_full':
+        writing /= 2
+    elif config.reading == 'prefix':
+        crossing *= 2  # the other half of the square, where what is read does not see what is written
+    encoder, decoder, cross_read, cross_written, head = _parts(model)
+    if config.reading == 'encoder_decoder':
+        weights = read * (encoder + cross_read) + written * (decoder + cross_written + head)
+        scores = model.encoder_layers * reading + model.num_layers * (crossing + writing)
+    else:
+        weights = (read + written) * (decoder + head)
+        scores = model.num_layers * (reading + crossing + writing)
+    attention = 0.0 if convention == '6N' else 4 * model.num_heads * model.key_size * scores
+    return 3 * (2 * weights + attention) / length
+
+
 def run_flops(config: Config) -> float:
     """FLOPs of all updates of a run, by the default convention."""
     length = config.data.sequence_length
     tokens = config.training.steps * config.training.batch_size * length
-    return tokens * training_flops_per_token(config.model, length)
+    return tokens * flops_per_text_token(config)
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak: float | None, num_devices: int = 1) -> float | None:

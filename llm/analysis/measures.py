@@ -23,8 +23,13 @@ POLICY = (
     Measure('eos_rate', 'responses that end', '{:.1%}', 'within the longest length'),
     Measure('completions/mean_length', 'response length', '{:.1f}', 'tokens'),
 )
+HIDDEN = (
+    LOSS._replace(unit='nats per hidden token'),
+    Measure('accuracy', 'guessed', '{:.1%}', 'of the hidden tokens, at the first guess'),
+)
 MEASURES = {
     'next_token': TEXT,
+    'distillation': TEXT,
     'sft': (LOSS._replace(unit='nats per token of the answers'), *TEXT[1:]),
     'reward_model': (
         Measure('accuracy', 'held-out accuracy', '{:.3f}', 'pairs in which the better response has the higher reward'),
@@ -39,6 +44,13 @@ MEASURES = {
     'ppo': POLICY,
     'grpo': POLICY,
     'rloo': POLICY,
+    'masked': HIDDEN,
+    'prefix_lm': (
+        LOSS._replace(unit='nats per token behind a prefix'),
+        HIDDEN[1]._replace(name='next tokens guessed', unit='behind a prefix, at the first guess'),
+        TEXT[2]._replace(unit='with prefixes of one token'),
+    ),
+    'span_corruption': (LOSS._replace(unit='nats per token of blanks'), HIDDEN[1]._replace(unit='of blanks, in order')),
 }
 
 # What is plotted beside the loss: title, unit of the y axis, and the keys of its curves.
@@ -53,6 +65,13 @@ PLOTS = {
         ('Log-probability', 'nats per response', ('logps/chosen', 'logps/rejected')),
     ),
 }
+PLOTS['distillation'] = (
+    ('Distance to the teacher', 'nats per token, at its temperature', ('teacher/divergence',)),
+    ('Not told apart', 'probability of tokens beyond the top k', ('teacher/rest',)),
+)
+PLOTS |= dict.fromkeys(
+    ('masked', 'prefix_lm', 'span_corruption'), (('Guessed', 'fraction of hidden tokens', ('accuracy',)),)
+)
 PLOTS |= dict.fromkeys(
     ('ppo', 'grpo', 'rloo'),
     (

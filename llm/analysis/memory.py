@@ -49,7 +49,7 @@ def parameter_shapes(model: ModelConfig) -> Any:
     return jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens)['params']
 
 
-_JOURNEY = ('embedding', 'patches', 'positions', 'embedding_norm', 'blocks', 'final_norm', 'lm_head')
+_JOURNEY = ('embedding', 'patches', 'positions', 'embedding_norm', 'encoder', 'blocks', 'final_norm', 'lm_head')
 
 
 def parameter_table(model: ModelConfig) -> list[Part]:

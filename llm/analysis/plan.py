@@ -21,10 +21,7 @@ def plan(config: Config) -> dict[str, Any]:
     estimate = memory.memory_estimate(config)
     tokens_per_step = config.training.batch_size * config.data.sequence_length
     total_tokens = tokens_per_step * config.training.steps
-    per_token = {
-        convention: flops.training_flops_per_token(config.model, config.data.sequence_length, convention)
-        for convention in flops.CONVENTIONS
-    }
+    per_token = {convention: flops.flops_per_text_token(config, convention) for convention in flops.CONVENTIONS}
     return {
         'config': config_json.to_dict(config),
         'config_hash': config_json.config_hash(config),

@@ -1,4 +1,4 @@
-"""Line plots, and intervals side by side, as inline SVG for our HTML pages.
+"""Line plots, intervals side by side, and maps, as inline SVG for our HTML pages.
 
 Nothing is drawn in a fixed colour: text and axes take the page's own, and series the variables `--series-1` … that the
 page defines for light and for dark. No pyplot, so no global state and nothing that needs a display.
@@ -155,6 +155,49 @@ def interval_plot(title: str, x_label: str, spans: Sequence[Span]) -> Markup:
         axes.set_ylim(len(spans) - 0.45, -0.55)
         axes.grid(False, axis='y')
         return _figure(figure, title, Markup(''))
+
+
+class Cloud(NamedTuple):
+    """Points of one kind on a map.
+
+    Attributes:
+        name: in the legend.
+        x, y: one number per point.
+        labels: one text per point, written beside it.
+        colour: from 0.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    labels: Sequence[str]
+    colour: int = 0
+
+
+def map_plot(title: str, x_label: str, y_label: str, clouds: Sequence[Cloud]) -> Markup:
+    """Draws labelled points, as of vectors on a plane.
+
+    Args:
+        title: as of `line_plot`.
+        x_label, y_label: what the axes are; '' where they mean nothing.
+        clouds: at least one.
+
+    Returns:
+        As `line_plot`.
+    """
+    with matplotlib.rc_context(_SETTINGS | {'svg.hashsalt': title}):
+        figure = Figure(figsize=(9.0, 6.4), layout='constrained')
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        for one in clouds:
+            colour = _SERIES.format(one.colour % NUM_COLOURS)
+            axes.plot(one.x, one.y, 'o', color=colour, markersize=3.5)
+            for x, y, label in zip(one.x, one.y, one.labels):
+                label = label.replace('$', r'\$')  # or matplotlib reads formulas
+                axes.annotate(label, (x, y), (2.5, 2.5), textcoords='offset points', color=colour, fontsize=7.5)
+        _style(axes, x_label, y_label, False, False)
+        return _figure(figure, title, _legend([Series(c.name, c.x, c.y, colour=c.colour, line=False) for c in clouds]))
 
 
 def _figure(figure: Figure, title: str, legend: Markup) -> Markup:

@@ -84,7 +84,7 @@ def _subtitle(workdir: Workdir, config: Config, summary: dict, train: list[dict]
 
 
 def _headline(kind: str, held_out: dict, baselines: Mapping[str, float]) -> str:
-    if kind != 'next_token':
+    if kind not in ('next_token', 'distillation'):
         return measures.sentence(kind, held_out)
     if 'bits_per_byte' not in held_out:
         return ''
@@ -120,7 +120,9 @@ def _cards(config: Config, summary: dict, train: list[dict], evaluation: list[di
     held_out = summary.get('held_out') or (evaluation[-1] if evaluation else {})
     last = train[-1] if train else {}
     bytes_read = (
-        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents' if held_out.get('documents') else ''
+        f'{held_out["bytes"]:,} bytes in {held_out["documents"]:,} documents'
+        if held_out.get('documents') and 'bytes' in held_out
+        else ''
     )
     waited = summary.get('data_wait_fraction', last.get('data_wait_fraction'))
     trained = summary.get('trained_parameters')
@@ -163,7 +165,7 @@ def _plots(kind: str, train: list[dict], evaluation: list[dict], baselines: Mapp
     if kind in measures.PLOTS:
         drawn += [plot for row in measures.PLOTS[kind] if (plot := _objective_plot(*row, train, evaluation))]
     if curves:
-        unit = 'nats per token' if kind in ('next_token', 'sft') else 'what is minimised'
+        unit = 'nats per token' if kind in ('next_token', 'distillation', 'sft') else 'what is minimised'
         positive = all((row.get('loss') or 0) > 0 for row in (*train, *evaluation))
         drawn.append(plots.line_plot('Loss', 'step', unit, curves, log_y=positive))
     if evaluation and 'bits_per_byte' in evaluation[-1]:
@@ -247,7 +249,7 @@ def _parameters(config: Config) -> list[dict[str, Any]]:
 def _flops(config: Config, tokens: int) -> list[dict[str, str]]:
     rows = []
     for convention in flops.CONVENTIONS:
-        per_token = flops.training_flops_per_token(config.model, config.data.sequence_length, convention)
+        per_token = flops.flops_per_text_token(config, convention)
         rows.append(
             {'convention': convention, 'per_token': units.flops(per_token), 'total': units.flops(per_token * tokens)}
         )

@@ -14,7 +14,8 @@ from llm.analysis.heap import Stay
 from llm.analysis.liveness import temporaries
 from llm.analysis.partition import Partition
 from llm.analysis.program import from_jaxpr
-from llm.config import DPO, SFT, Config, Online, RewardModel
+from llm.config import DPO, SFT, Config, Corrupted, Distillation, Masked, Online, PrefixLM, RewardModel
+from llm.objectives.distillation import LOG_PROBS, TOKENS
 from llm.parallel import mesh as mesh_lib
 from llm.parallel.step import TrainStep
 from llm.training.train_state import TrainState, abstract_state, placed_state
@@ -90,15 +91,39 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
         batch |= dict.fromkeys(('prompt_lengths', 'lengths'), array('int32', rows))
         return batch | dict.fromkeys(names, array('float32', rows, length))
     kinds = {'inputs': 'int32', 'targets': 'int32', 'loss_weights': 'float32'}
+    documents = dict.fromkeys(('segment_ids', 'positions'), 'int32')
+    if isinstance(config.objective, Corrupted):
+        return _abstract_corrupted(config, array, kinds, documents)
     if config.data.document_masking:
-        kinds |= {'segment_ids': 'int32', 'positions': 'int32'}
+        kinds |= documents
     batch = {name: array(kind, rows, length) for name, kind in kinds.items()}
     if config.model.image_size is not None and isinstance(config.objective, SFT):
         model = config.model
         most = length // model.patches_per_image  # that fit into a row; the table may have fewer
         shape = (model.image_size, model.image_size, model.image_channels)
         batch |= {'patches': array('int32', rows, length), 'images': array('float32', rows, most, *shape)}
+    if isinstance(config.objective, Distillation):  # what the teacher said; the teacher itself is not in the step
+        top_k = config.objective.top_k
+        batch[LOG_PROBS] = array('float32', rows, length, top_k + 1 if top_k else config.model.vocab_size)
+        if top_k:
+            batch[TOKENS] = array('int32', rows, length, top_k)
     return batch
+
+
+def _abstract_corrupted(config: Config, array: Any, kinds: dict, documents: dict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of windows of which a part is hidden; see `llm.data.corruption`."""
+    rows, length, objective = config.training.batch_size, config.data.sequence_length, config.objective
+    rearranged = config.model.encoder_layers > 0 or not isinstance(objective, Masked | PrefixLM)
+    kinds = kinds | (documents if config.data.document_masking or rearranged else {})
+    others = {'text_tokens': array('int32', rows)}
+    if config.model.encoder_layers:
+        names = ('source', 'source_segment_ids', 'source_positions')
+        others |= dict.fromkeys(names, array('int32', rows, length))
+        length = length if isinstance(objective, PrefixLM) else objective.target_length(length)
+    elif not isinstance(objective, Masked):
+        others['prefix_lengths'] = array('int32', rows)
+        length += 0 if isinstance(objective, PrefixLM) else objective.target_length(length)
+    return {name: array(kind, rows, length) for name, kind in kinds.items()} | others
 
 
 def predict(step: Step) -> tuple[StepMemory, list[Stay]]:

@@ -62,7 +62,11 @@ def run(args: Args) -> None:
     draft = None if args.draft is None else Workdir.open(args.draft)
     generator = load_generator(workdir, args.step, args.ema, True, args.quantize, draft)
     conversation = Conversation(generator, sampling, max_new_tokens=args.max_new_tokens, system=args.system)
-    learned = {'next_token': 'to continue texts', 'reward_model': 'to judge answers'}
+    learned = {
+        'next_token': 'to continue texts',
+        'distillation': 'to continue texts',
+        'reward_model': 'to judge answers',
+    }
     if (kind := workdir.config().objective.kind) in learned:
         _tell(f'{args.workdir} has learned {learned[kind]}, not to answer: expect anything')
     _talk(conversation, sys.stdin.isatty())

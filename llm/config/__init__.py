@@ -6,6 +6,7 @@ line (`--model.num-layers 6`, `optimizer:muon --optimizer.learning-rate 0.02`). 
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from llm.config.data import DataConfig, TokenizerConfig
 from llm.config.fields import LOGGING, require
@@ -17,12 +18,17 @@ from llm.config.objectives import (
     PPO,
     RLOO,
     SFT,
+    Corrupted,
+    Distillation,
+    Masked,
     NextToken,
     Objective,
     Online,
+    PrefixLM,
     RewardConfig,
     RewardModel,
     RolloutConfig,
+    SpanCorruption,
 )
 from llm.config.optimizers import (
     SGD,
@@ -59,8 +65,10 @@ __all__ = [
     'CheckpointConfig',
     'Config',
     'Constant',
+    'Corrupted',
     'Cosine',
     'DataConfig',
+    'Distillation',
     'DivergenceConfig',
     'EvaluationConfig',
     'InitFromConfig',
@@ -69,19 +77,26 @@ __all__ = [
     'Lion',
     'LoRAConfig',
     'LogConfig',
+    'Masked',
     'ModelConfig',
     'Muon',
     'NextToken',
     'Objective',
     'Online',
     'ParallelConfig',
+    'PrefixLM',
+    'Reading',
     'RewardConfig',
     'RewardModel',
     'RolloutConfig',
+    'SpanCorruption',
     'TokenizerConfig',
     'TrainingConfig',
     'WarmupStableDecay',
 ]
+
+
+Reading = Literal['causal', 'bidirectional', 'prefix', 'encoder_decoder']
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,9 @@ class Config:
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
-    objective: NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO = NextToken()
+    objective: (
+        NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation | Masked | PrefixLM | SpanCorruption
+    ) = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD = AdamW()
     schedule: Cosine | Linear | WarmupStableDecay | Constant | InverseSquareRoot = Cosine()
     init_from: InitFromConfig = InitFromConfig()
@@ -140,9 +157,35 @@ class Config:
                 objective.label_smoothing,
                 f'0 with objective.loss {objective.loss}',
             )
-        if not isinstance(objective, NextToken | SFT):
+        if not isinstance(objective, NextToken | SFT) or isinstance(objective, Distillation):
             require(self.parallel.context == 1, 'parallel.context', self.parallel.context, f'1 with objective {kind}')
+        if not isinstance(objective, NextToken | SFT | Corrupted):
             require(self.model.dropout == 0, 'model.dropout', self.model.dropout, f'0 with objective {kind}')
+        if not isinstance(objective, PrefixLM | SpanCorruption):
+            layers = self.model.encoder_layers
+            require(
+                layers == 0,
+                'model.encoder_layers',
+                layers,
+                f'0 with objective {kind}, which gives an encoder no source',
+            )
+        if isinstance(objective, SpanCorruption) and not self.model.encoder_layers:
+            length = self.data.sequence_length
+            both = length + objective.target_length(length)
+            context = self.model.context_length
+            require(
+                both <= context,
+                'model.context_length',
+                context,
+                f'at least {both} with objective {kind} and no encoder: a window and what is written behind it',
+            )
+        if isinstance(objective, Distillation):
+            require(
+                objective.top_k < self.model.vocab_size,
+                'objective.top_k',
+                objective.top_k,
+                f'less than model.vocab_size ({self.model.vocab_size}), or 0 for all of it',
+            )
         if isinstance(objective, DPO) and objective.loss == 'ipo':
             require(
                 not objective.length_normalized,
@@ -186,6 +229,14 @@ class Config:
                     rollout.samples_per_prompt,
                     f'at least 2 with objective {kind}: a response is judged against the others to its prompt',
                 )
+
+    @property
+    def reading(self) -> Reading:
+        """How the run's model reads: which mask its objective teaches it, or that an encoder reads for it."""
+        if self.model.encoder_layers:
+            return 'encoder_decoder'
+        kinds = {Masked: 'bidirectional', PrefixLM: 'prefix', SpanCorruption: 'prefix'}
+        return kinds.get(type(self.objective), 'causal')
 
     @classmethod
     def for_depth(cls, depth: int, **overrides) -> 'Config':

@@ -1,5 +1,6 @@
 """The shape of the model, from ids to logits."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,16 +17,17 @@ ImagePositions = Literal['rotary', 'learned', 'sequence']
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), from ids to logits."""
+    """A transformer from ids to logits: decoder-only (Radford et al. 2019) or with an encoder (Vaswani et al. 2017)."""
 
     vocab_size: int = 4096  # token ids the model knows; the tokenizer is trained to fill them
     context_length: int = 256  # longest sequence the model reads, in tokens
     num_layers: int = 4  # transformer blocks
+    encoder_layers: int = field(default=0, metadata=LATER)  # blocks of an encoder that the others read; 0 has none
     width: int = 192  # size of the residual stream
     num_heads: int = 4  # query heads
     num_kv_heads: int | None = None  # key and value heads: None is num_heads (MHA), 1 is MQA, between is GQA
     head_dim: int | None = None  # size of one head; None is width / num_heads
-    feed_forward_width: int | None = None  # hidden size; None is 4 x width, or 8/3 x width for gated activations
+    feed_forward_width: int | None = None  # hidden size; None is 4 x width, 8/3 x width if gated; 0 is attention only
     activation: Activation = (
         'swiglu'  # feed-forward nonlinearity; those ending in -glu are gated, gelu is the tanh form
     )
@@ -77,9 +79,12 @@ class ModelConfig:
         require_choices('model', self)
         for name in ('vocab_size', 'context_length', 'num_layers', 'width', 'num_heads'):
             require(getattr(self, name) >= 1, f'model.{name}', getattr(self, name), 'at least 1')
-        for name in ('num_kv_heads', 'head_dim', 'feed_forward_width'):
+        require(self.encoder_layers >= 0, 'model.encoder_layers', self.encoder_layers, 'at least 0 (0 has no encoder)')
+        for name in ('num_kv_heads', 'head_dim'):
             value = getattr(self, name)
             require(value is None or value >= 1, f'model.{name}', value, 'at least 1, or None')
+        hidden = self.feed_forward_width
+        require(hidden is None or hidden >= 0, 'model.feed_forward_width', hidden, '0 for none, more, or None')
         if self.head_dim is None:
             require(
                 self.width % self.num_heads == 0,
@@ -102,6 +107,12 @@ class ModelConfig:
         require(self.rope_base > 1, 'model.rope_base', self.rope_base, 'greater than 1')
         self._check_rope_scaling()
         self._check_images()
+        require(
+            not self.encoder_layers or self.image_size is None,
+            'model.image_size',
+            self.image_size,
+            'None with an encoder (model.encoder_layers), which reads text',
+        )
         for name in ('attention_scale', 'attention_softcap', 'logit_softcap'):
             value = getattr(self, name)
             require(value is None or value > 0, f'model.{name}', value, 'positive, or None')
@@ -115,6 +126,12 @@ class ModelConfig:
             'model.biases',
             self.biases,
             'without lm_head when model.tied_embeddings is True',
+        )
+        require(
+            not ('feed_forward' in self.biases and self.hidden_width == 0),
+            'model.biases',
+            self.biases,
+            'without feed_forward when model.feed_forward_width is 0',
         )
         require(0 <= self.dropout < 1, 'model.dropout', self.dropout, 'in [0, 1)')
         require(self.init_std > 0, 'model.init_std', self.init_std, 'positive')
@@ -241,6 +258,14 @@ class ModelConfig:
         if self.feed_forward_width is not None:
             return self.feed_forward_width
         return -(-8 * self.width // 3 // 32) * 32 if self.gated else 4 * self.width
+
+    @property
+    def encoder(self) -> 'ModelConfig':
+        """The encoder alone, as a model: blocks of the same shape, without a head or an encoder of its own."""
+        biases = tuple(site for site in self.biases if site != 'lm_head')
+        return dataclasses.replace(
+            self, num_layers=self.encoder_layers, encoder_layers=0, tied_embeddings=True, biases=biases
+        )
 
     @property
     def layer_windows(self) -> tuple[int | None, ...]:

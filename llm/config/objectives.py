@@ -16,17 +16,34 @@ def _check_ranges(objective) -> None:
         value = getattr(objective, f.name)
         if isinstance(value, float):
             require(math.isfinite(value), f'{name}.{f.name}', value, 'a finite number')
-        if f.name in ('z_loss', 'vocabulary_chunk', 'centring', 'margin_scale', 'kl_coefficient', 'value_coefficient'):
+        if f.name in (
+            'z_loss',
+            'vocabulary_chunk',
+            'top_k',
+            'centring',
+            'margin_scale',
+            'kl_coefficient',
+            'value_coefficient',
+        ):
             require(value >= 0, f'{name}.{f.name}', value, 'at least 0')
         elif f.name == 'label_smoothing':
             top = 0.5 if isinstance(objective, DPO) else 1
             require(0 <= value < top, f'{name}.{f.name}', value, f'in [0, {top})')
-        elif f.name in ('beta', 'clip', 'kl_horizon'):
+        elif f.name in ('beta', 'clip', 'kl_horizon', 'temperature'):
             require(value > 0, f'{name}.{f.name}', value, 'positive')
         elif f.name in ('clip_high', 'value_clip', 'kl_target'):
             require(value is None or value > 0, f'{name}.{f.name}', value, 'positive, or None')
-        elif f.name in ('discount', 'gae_lambda'):
+        elif f.name in ('discount', 'gae_lambda', 'teacher_weight'):
             require(0 <= value <= 1, f'{name}.{f.name}', value, 'in [0, 1]')
+        elif f.name == 'rate':
+            require(0 < value < 1, f'{name}.{f.name}', value, 'in (0, 1)')
+        elif f.name in ('masked', 'random'):
+            both = objective.masked + objective.random
+            require(
+                value >= 0 and both <= 1 + 1e-9, f'{name}.{f.name}', value, 'at least 0, and masked + random at most 1'
+            )
+        elif f.name == 'span_length':
+            require(value >= 1, f'{name}.{f.name}', value, 'at least 1')
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,59 @@ class NextToken:
     label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
     vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
     __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Masked language modelling (Devlin et al. 2019): each token sees the whole text, and some are to be guessed."""
+
+    kind: ClassVar[str] = 'masked'
+    rate: float = 0.15  # share of a window's tokens that are guessed
+    masked: float = 0.8  # of these, the share whose place a mask token takes
+    random: float = 0.1  # of these, the share whose place any token takes; the rest stays as it is
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """Prefix language modelling (Raffel et al. 2020): the first tokens of a window see each other, the rest follows.
+
+    With an encoder (`model.encoder_layers`) the encoder reads the prefix and the decoder writes the rest.
+    """
+
+    kind: ClassVar[str] = 'prefix_lm'
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+
+@dataclass(frozen=True)
+class SpanCorruption:
+    """Span corruption (Raffel et al. 2020, T5): a text with blanks is read, and what stood in them is written.
+
+    An encoder (`model.encoder_layers`) reads; without one, the text with blanks is a prefix of what is written.
+    """
+
+    kind: ClassVar[str] = 'span_corruption'
+    rate: float = 0.15  # share of a window's tokens that stood in blanks
+    span_length: float = 3.0  # mean tokens of a blank
+    z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
+    label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary
+    vocabulary_chunk: int = 0  # positions of each row whose logits exist at once; 0 is all of them
+    __post_init__ = _check_ranges
+
+    def blanks(self, length: int) -> tuple[int, int]:
+        """Tokens of a window of `length` that are hidden, and the blanks that they stood in, as a rule."""
+        hidden = min(max(round(length * self.rate), 1), max(length - 1, 1))
+        return hidden, min(max(round(hidden / self.span_length), 1), hidden)
+
+    def target_length(self, length: int) -> int:
+        """Columns that what is written takes: each blank's mark and tokens, and an end."""
+        return sum(self.blanks(length)) + 1
 
 
 @dataclass(frozen=True)
@@ -167,5 +237,36 @@ class RLOO:
     __post_init__ = _check_ranges
 
 
-Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO
+@dataclass(frozen=True)
+class Distillation(NextToken):
+    """A teacher's predictions for every token beside the token that came (Hinton et al. 2015). It reads documents."""
+
+    kind: ClassVar[str] = 'distillation'
+    teacher: str = ''  # workdir of the teacher, whose tokenizer is the student's
+    teacher_step: int | None = None  # which of its checkpoints; None is the last
+    divergence: Literal['forward', 'reverse', 'jensen_shannon'] = (
+        'forward'  # KL(teacher || student), the other way, both
+    )
+    temperature: float = 1.0  # logits of both are divided by it; the divergence is multiplied by its square
+    teacher_weight: float = 0.5  # share of the divergence in what is minimised; cross-entropy has the rest
+    top_k: int = (
+        0  # likeliest tokens of the teacher that are told apart, the others being one; 0 is the whole vocabulary
+    )
+    stored: bool = False  # ask the teacher once, before the first step, and keep its top_k in the cache
+
+    def __post_init__(self):
+        _check_ranges(self)
+        require(
+            self.teacher_step is None or self.teacher_step >= 0, 'objective.teacher_step', self.teacher_step, '>= 0'
+        )
+        require(
+            self.top_k > 0 or not self.stored,
+            'objective.stored',
+            self.stored,
+            'False with objective.top_k 0: predictions over the whole vocabulary are too large to keep',
+        )
+
+
+Objective = NextToken | SFT | RewardModel | DPO | PPO | GRPO | RLOO | Distillation | Masked | PrefixLM | SpanCorruption
+Corrupted = Masked | PrefixLM | SpanCorruption  # learn from windows of text of which they see a part
 Online = PPO | GRPO | RLOO  # learn from responses that they draw themselves

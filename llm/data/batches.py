@@ -42,11 +42,12 @@ class TrainBatches:
     ends of epochs, so no window is left out.
     """
 
-    def __init__(self, config: Config, stores: Sequence[TokenStore]):
+    def __init__(self, config: Config, stores: Sequence[TokenStore], numbered: bool = False):
         """
         Args:
             config: `data` and `training.batch_size` decide.
             stores: the training store of each corpus.
+            numbered: whether batches also say which `windows` (batch,) their rows are.
 
         Raises:
             UserError: if a corpus does not fill one window.
@@ -55,6 +56,7 @@ class TrainBatches:
         self._batch_size = config.training.batch_size
         self._document_masking = config.data.document_masking
         self._stores = list(stores)
+        self._numbered = numbered
         for store in stores:
             if len(store.tokens) - 1 < self._length:
                 raise UserError(
@@ -87,6 +89,10 @@ class TrainBatches:
         """Rows [start, stop) of batch `index`: what one of several processes loads."""
         first = index * self._batch_size
         windows = np.array([self._order[i] for i in range(first + start, first + stop)], np.int64)
+        return self.cut(windows) | ({'windows': windows} if self._numbered else {})
+
+    def cut(self, windows: Int64[np.ndarray, 'rows']) -> Batch:
+        """Windows by their numbers, which run through all corpora."""
         store_of_row = np.searchsorted(self._first_window, windows, side='right') - 1
         batch = _empty(len(windows), self._length, self._document_masking)
         for i, store in enumerate(self._stores):

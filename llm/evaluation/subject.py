@@ -10,6 +10,7 @@ from llm import chat, runtime
 from llm.config import Config, ParallelConfig
 from llm.errors import UserError
 from llm.inference.generate import Generator
+from llm.inference.reading import require_causal
 from llm.inference.scoring import TOKENS_AT_ONCE, Pair, Scorer
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
@@ -108,6 +109,7 @@ def load(workdir: Workdir, step: int | None = None, ema: bool = False, batch_siz
     config = dataclasses.replace(runtime.usable_config(workdir), parallel=ParallelConfig())
     if config.objective.kind == 'reward_model':
         raise UserError(f'{workdir.path} is a reward model, which gives texts no probabilities; evaluate another run')
+    require_causal(config, workdir.path, 'an evaluation on tasks')
     if batch_size is not None and batch_size < 1:
         raise UserError(f'--batch-size is {batch_size}; it must be at least 1')
     tokenizer = open_workdir(workdir.path)

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm.errors import UserError
 from llm.inference import decode
-from llm.model.kv_cache import KVCache
+from llm.inference.reading import ReadPrompt
+from llm.model.kv_cache import KVCache, SourceCache
 from llm.model.transformer import Transformer
 
 
@@ -48,7 +49,7 @@ class Beams(NamedTuple):
 def beam_search(
     model: Transformer,
     params: Any,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | ReadPrompt,
     *,
     beam_size: int,
     max_new_tokens: int,
@@ -59,7 +60,7 @@ def beam_search(
 
     Args:
         model, params: the model.
-        prompt: ids, at least one.
+        prompt: ids, at least one, or how they are read where not from left to right.
         beam_size: sequences alive at a time, and hypotheses returned at most.
         max_new_tokens: largest length of a hypothesis, in tokens.
         length_penalty: alpha, at least 0.
@@ -72,20 +73,26 @@ def beam_search(
     Raises:
         UserError: if the prompt and its continuation do not fit the model, or a setting is out of range.
     """
-    decode.check_prompt(model, prompt, max_new_tokens, 'error')
+    ids = prompt.ids if isinstance(prompt, ReadPrompt) else prompt
+    decode.check_prompt(model, ids, max_new_tokens, 'error')
+    if isinstance(prompt, ReadPrompt) and prompt.source:
+        decode.check_prompt(model, prompt.source, 1, 'error')
     if beam_size < 1:
         raise UserError(f'beam_size is {beam_size}; it must be at least 1')
     if not 0 <= length_penalty < np.inf:
         raise UserError(f'length_penalty is {length_penalty}; it must be at least 0')
-    capacity = decode.bucket(len(prompt) + max_new_tokens - 1, model.config.context_length)
-    cache = decode.read_rows(model, params, [prompt[:-1]], capacity)
+    capacity = decode.bucket(len(ids) + max_new_tokens - 1, model.config.context_length)
+    if isinstance(prompt, ReadPrompt):
+        cache = decode.read_prompts(model, params, [prompt], [ids], capacity)
+    else:
+        cache = decode.read_rows(model, params, [ids[:-1]], capacity)
     stops = np.zeros(model.config.vocab_size, bool)
     stops[list(stop_ids)] = True
     found = _search(
         model,
         params,
         cache,
-        np.int32(prompt[-1]),
+        np.int32(ids[-1]),
         stops,
         np.int32(max_new_tokens),
         np.float32(length_penalty),
@@ -157,7 +164,10 @@ def _search(
 
 def _take(cache: KVCache, rows: Int[Array, 'beam']) -> KVCache:
     """The cache in which row b holds what `rows[b]` did."""
-    return KVCache(cache.keys[:, rows], cache.values[:, rows], cache.lengths[rows])
+    source = (
+        None if cache.source is None else SourceCache(*(x[:, rows] for x in cache.source[:2]), cache.source[2][rows])
+    )
+    return KVCache(cache.keys[:, rows], cache.values[:, rows], cache.lengths[rows], source)
 
 
 def _best(a: Beams, b: Beams) -> Beams:

@@ -20,10 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 from llm.data.images import ImagePrompt, stack
 from llm.errors import UserError
 from llm.inference import sampling
+from llm.inference.reading import ReadPrompt
 from llm.inference.sampling import RowSettings, SamplingParams
 from llm.model.kv_cache import KVCache
 from llm.model.patches import image_inputs
-from llm.model.transformer import Transformer
+from llm.model.transformer import Source, Transformer
 
 PastContext = Literal['error', 'slide']
 
@@ -60,6 +61,8 @@ def prefill(
     capacity: int,
     images: Float[Array, 'batch images height width channels'] | None = None,
     patches: Int[Array, 'batch length'] | None = None,
+    prefix_lengths: Int[Array, 'batch'] | None = None,
+    source: Source | None = None,
 ) -> KVCache:
     """Reads right-padded rows at once.
 
@@ -69,10 +72,16 @@ def prefill(
         lengths: real tokens of each row; 0 is allowed.
         capacity: tokens the cache has room for.
         images, patches: the images of the rows and where they stand, see `llm.model.patches`; None for text alone.
+        prefix_lengths: of a prefix LM, how many tokens of each row see each other.
+        source: what the encoder reads first, if there is one.
     """
     cache = KVCache.create(model.config, tokens.shape[0], capacity)
+    if source is not None:
+        cache = cache._replace(source=model.apply({'params': params}, source, method='read_source'))
     real = jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]
     given = image_inputs(model, params, {'images': images, 'patches': patches})
+    if prefix_lengths is not None:
+        given |= {'mask_kind': 'prefix', 'prefix_length': prefix_lengths}
     segments = real.astype(jnp.int32)
     read = model.apply({'params': params}, tokens, segment_ids=segments, cache=cache, with_logits=False, **given)
     return read.cache
@@ -171,11 +180,43 @@ def read_rows(
 ) -> KVCache:
     """Prefills rows of different lengths, padded to a bucket of at most `capacity`; images are those of `prompts`."""
     lengths = np.array([len(row) for row in rows], np.int32)
-    tokens = np.zeros((len(rows), bucket(int(lengths.max()), capacity)), np.int32)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = row
+    tokens = _padded(rows, capacity)
     images = stack(prompts, tokens.shape[1]) if any(prompts) else {}
     return prefill(model, params, tokens, lengths, capacity, **images)
+
+
+def read_prompts(
+    model: Transformer, params: Any, prompts: Sequence[ReadPrompt], windows: Sequence[Sequence[int]], capacity: int
+) -> KVCache:
+    """The cache from which rows of a model that does not read from left to right are continued.
+
+    Their last token is read with the others, since the tokens of a prefix see it, and then once more.
+
+    Args:
+        model, params: the model.
+        prompts: what each row began with.
+        windows: all its tokens so far.
+        capacity: tokens the cache has room for.
+    """
+    lengths = np.array([len(window) for window in windows], np.int32)
+    tokens = _padded(windows, capacity)
+    given = {}
+    if not prompts[0].source:
+        given['prefix_lengths'] = np.array([prompt.prefix for prompt in prompts], np.int32)
+    else:
+        sources = _padded([prompt.source for prompt in prompts], model.config.context_length)
+        counts = np.array([len(prompt.source) for prompt in prompts])
+        given['source'] = Source(sources, (np.arange(sources.shape[1])[None, :] < counts[:, None]).astype(np.int32))
+    cache = prefill(model, params, tokens, lengths, capacity, **given)
+    return cache._replace(lengths=cache.lengths - 1)
+
+
+def _padded(rows: Sequence[Sequence[int]], capacity: int) -> np.ndarray:
+    """Rows as one array, padded to a bucket of at most `capacity`."""
+    tokens = np.zeros((len(rows), bucket(max(map(len, rows)), capacity)), np.int32)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+    return tokens
 
 
 class Decoder:
@@ -189,7 +230,7 @@ class Decoder:
         self,
         model: Transformer,
         params: Any,
-        prompts: Sequence[Sequence[int] | ImagePrompt],
+        prompts: Sequence[Sequence[int] | ImagePrompt | ReadPrompt],
         settings: Sequence[SamplingParams],
         *,
         max_new_tokens: int,
@@ -200,7 +241,8 @@ class Decoder:
 
         Args:
             model, params: the model.
-            prompts: at least one row of at least one id, with or without images.
+            prompts: at least one row of at least one id, with or without images; or all as `ReadPrompt`s, of a model
+                that does not read from left to right.
             settings: how each row draws.
             max_new_tokens: tokens to write, per row.
             stop_ids: tokens that end a row.
@@ -214,14 +256,23 @@ class Decoder:
             raise UserError(
                 'half of an image cannot be forgotten; leave past_context slide out for prompts with images'
             )
-        prompts = [prompt.ids if isinstance(prompt, ImagePrompt) else prompt for prompt in prompts]
+        self._read = [prompt for prompt in prompts if isinstance(prompt, ReadPrompt)]
+        if self._read and past_context == 'slide':
+            raise UserError(
+                'past_context slide is for models that read from left to right; leave it out, and ask for fewer tokens'
+            )
+        prompts = [prompt.ids if isinstance(prompt, ImagePrompt | ReadPrompt) else prompt for prompt in prompts]
         for prompt in prompts:
             check_prompt(model, prompt, max_new_tokens, past_context)
+        for prompt in self._read:
+            if prompt.source:
+                check_prompt(model, prompt.source, 1, 'error')
         self.model, self.params, self.rows = model, params, len(prompts)
         self.remaining = max_new_tokens
         padding = bucket(self.rows, 2**30) - self.rows
         self._images = images + [None] * padding
         self._windows = [list(prompt) for prompt in prompts] + [[0]] * padding
+        self._read += [ReadPrompt((0,), prefix=1, source=(0,))] * (padding if self._read else 0)
         self._settings = sampling.stack([*settings, *[SamplingParams()] * padding])
         self._stops = np.zeros(model.config.vocab_size, bool)
         self._stops[list(stop_ids)] = True
@@ -234,6 +285,8 @@ class Decoder:
         seen = np.zeros((batch, model.config.vocab_size), bool)
         for index, window in enumerate(self._windows):
             seen[index, window] = True
+        for index, prompt in enumerate(self._read):
+            seen[index, list(prompt.source)] = True
         self._state = DecodeState(
             cache=self._read_windows(),
             token=jnp.array([window[-1] for window in self._windows], jnp.int32),
@@ -294,5 +347,7 @@ class Decoder:
         self._state = self._state._replace(cache=self._read_windows())
 
     def _read_windows(self) -> KVCache:
+        if self._read:
+            return read_prompts(self.model, self.params, self._read, self._windows, self._capacity)
         rows = [window[:-1] for window in self._windows]
         return read_rows(self.model, self.params, rows, self._capacity, self._images)

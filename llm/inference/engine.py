@@ -76,6 +76,11 @@ class Engine:
         Raises:
             UserError: for a number out of its range.
         """
+        if generator.reader is not None:
+            raise UserError(
+                'the engine serves models that read from left to right, and this one reads its prompts as a prefix or '
+                'with an encoder; generate with --prompt, or take a run of another objective'
+            )
         context = generator.model.config.context_length
         capacity = context if capacity is None else capacity
         for name, value, holds, must in (

@@ -12,13 +12,14 @@ from llm.errors import UserError
 from llm.inference import beam_search, prepared
 from llm.inference.decode import Decoder, PastContext
 from llm.inference.quantization import Bits
+from llm.inference.reading import Reader, ReadPrompt, reader_of, require_causal
 from llm.inference.sampling import SamplingParams
 from llm.inference.speculative import Draft, SpeculativeDecoder, check_draft
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, open_workdir
 from llm.workdir import Workdir
 
-Prompt = str | bytes | Sequence[int] | ImagePrompt
+Prompt = str | bytes | Sequence[int] | ImagePrompt | ReadPrompt
 FinishReason = Literal['stop_token', 'stop_string', 'length']
 
 # Tokens written between looks at the text. A look costs a millisecond or so; tokens behind a stop string are wasted.
@@ -113,8 +114,11 @@ class Generator:
         tokenizer: Tokenizer,
         stop_ids: Sequence[int] = (),
         draft: Draft | None = None,
+        reader: Reader | None = None,
     ):
         """Takes `model`, its `params`, the `tokenizer` it was trained with, and further tokens that end a text.
+
+        A `reader` makes the prompts of a model that does not read from left to right.
 
         With a `draft`, single prompts are continued by speculative decoding; batches go on as without.
 
@@ -123,6 +127,8 @@ class Generator:
         """
         tokenizer.check_fits(model.config.vocab_size)
         self.model, self.params, self.tokenizer = model, prepared.ready(params, model.config), tokenizer
+        self.reader = reader
+        stop_ids = (*stop_ids, *(() if reader is None else reader.blanks))
         known = (i for i in (*tokenizer.stop_ids, *stop_ids) if i < model.config.vocab_size)
         self.stop_ids = tuple(dict.fromkeys(known))
         self.draft = draft
@@ -221,11 +227,12 @@ class Generator:
             completions.append(transcript.completion())
         return completions
 
-    def encode(self, prompt: Prompt) -> list[int] | ImagePrompt:
-        """The ids of a prompt; of one with images, the prompt as it is."""
-        if isinstance(prompt, ImagePrompt):
+    def encode(self, prompt: Prompt) -> list[int] | ImagePrompt | ReadPrompt:
+        """The ids of a prompt, or how they are read where not from left to right; with images, the prompt as it is."""
+        if isinstance(prompt, ImagePrompt | ReadPrompt):
             return prompt
-        return self.tokenizer.encode_text(prompt) if isinstance(prompt, str | bytes) else list(prompt)
+        ids = self.tokenizer.encode_text(prompt) if isinstance(prompt, str | bytes) else list(prompt)
+        return ids if self.reader is None else self.reader.prompt(ids)
 
     def _start(
         self, prompts, settings, max_new_tokens, stop, past_context
@@ -289,6 +296,12 @@ def load_generator(
     config = runtime.usable_config(workdir)
     tokenizer = open_workdir(workdir.path)
     _, params = checkpoint.load_params(workdir, step, ema)
+    if chat:
+        require_causal(config, workdir.path, 'a conversation')
+    if draft is not None:
+        require_causal(config, workdir.path, 'speculative decoding')
+        require_causal(runtime.stored_config(draft), draft.path, 'drafting')
+    reader = reader_of(config, tokenizer)
     stop_ids = conversations.stop_ids(tokenizer) if chat else ()
     drafter = None
     if draft is not None:
@@ -299,4 +312,4 @@ def load_generator(
             )
         drafter = Draft(small.model, small.params, draft_tokens)
     params = prepared.ready(params, config.model, quantize)
-    return Generator(Transformer(config.model), params, tokenizer, stop_ids, drafter)
+    return Generator(Transformer(config.model), params, tokenizer, stop_ids, drafter, reader)

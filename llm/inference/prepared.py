@@ -7,7 +7,7 @@ with a cache or without; gradients and captured activations need the other.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from llm.inference.quantization import Bits, Int4Kernel, Int8Kernel
 from llm.model.kernels import Kernel, Transposed
 
 JOINED = (('query', 'key', 'value'), ('gate', 'up'))  # kernels of one input; the first one's place holds them all
+JOINED_ACROSS = (('key', 'value'),)  # of cross-attention, whose queries are of another text
 
 
 def ready(params: Any, config: ModelConfig, quantize: Bits | None = None) -> Any:
@@ -52,8 +53,10 @@ def prepare(params: Any, config: ModelConfig, quantize: Bits | None = None) -> A
         'int8': (Int8Kernel.of, Int8Kernel.of),
         'int4': (Int4Kernel.of, Int8Kernel.of),
     }[quantize]
-    layers = [jax.tree.map(lambda x, layer=layer: x[layer], params['blocks']) for layer in range(config.num_layers)]
-    prepared = params | {'blocks': tuple(_layer(layer, kernel) for layer in layers)}
+    prepared = params | {'blocks': _layers(params['blocks'], config.num_layers, kernel)}
+    if config.encoder_layers:
+        blocks = _layers(params['encoder']['blocks'], config.encoder_layers, kernel)
+        prepared['encoder'] = params['encoder'] | {'blocks': blocks}
     if 'lm_head' in params:
         prepared['lm_head'] = params['lm_head'] | {'kernel': kernel(params['lm_head']['kernel'].T)}
     table = params['embedding']['table']
@@ -66,16 +69,23 @@ def prepare(params: Any, config: ModelConfig, quantize: Bits | None = None) -> A
     return prepared
 
 
-def _layer(params: Any, kernel: Callable[[Array], Kernel]) -> Any:
+def _layers(stacked: Any, number: int, kernel: Callable[[Array], Kernel]) -> tuple[Any, ...]:
+    """The tree of each layer, made ready."""
+    layers = [jax.tree.map(lambda x, layer=layer: x[layer], stacked) for layer in range(number)]
+    return tuple(_layer(layer, kernel) for layer in layers)
+
+
+def _layer(params: Any, kernel: Callable[[Array], Kernel], joins: Sequence[Sequence[str]] = JOINED) -> Any:
     """One layer's tree with its kernels joined where they can be, and made ready."""
-    joined = {names[0]: names for names in JOINED if all(name in params for name in names)}
+    joined = {names[0]: names for names in joins if all(name in params for name in names)}
     others = [name for names in joined.values() for name in names[1:]]
     found = {}
     for name, value in params.items():
         if not isinstance(value, dict):
             found[name] = value
             continue
-        found[name] = _layer({key: x for key, x in value.items() if key != 'kernel'}, kernel)
+        below = JOINED_ACROSS if name == 'cross_attention' else JOINED
+        found[name] = _layer({key: x for key, x in value.items() if key != 'kernel'}, kernel, below)
         if 'kernel' in value and name not in others:
             parts = [params[part]['kernel'] for part in joined.get(name, (name,))]
             found[name]['kernel'] = kernel(jnp.concatenate(parts, axis=1).T)

@@ -1,5 +1,7 @@
 """Attention as the formula has it: every score and every weight, so that they can be shown."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -20,10 +22,13 @@ def dot_product_attention(
     softcap: float | None = None,
     bias: Float[Array, '#batch heads query key'] | None = None,
     dtype: jnp.dtype = jnp.float32,
+    tap: Callable[[str, Array], Array] | None = None,
 ) -> tuple[Float[Array, 'batch heads query head_dim'], Float[Array, 'batch heads query key']]:
     """softmax(cap(scale q k^T) + bias) v, with the softmax in float32.
 
-    Query head h reads key head h // (heads / kv_heads). Returns the mixed values and the attention weights.
+    Query head h reads key head h // (heads / kv_heads). `tap(site, value)`, if given, is shown 'scores', before the
+    mask, and 'pattern', the weights; what it returns takes their place (see `llm.model.taps`). Returns the mixed values
+    and the attention weights.
     """
     batch, heads, length, head_dim = query.shape
     kv_heads, keys = key.shape[1:3]
@@ -35,8 +40,12 @@ def dot_product_attention(
         scores = softcap * jnp.tanh(scores / softcap)
     if bias is not None:
         scores = scores + jnp.broadcast_to(bias.astype(high), scores.shape)
+    if tap is not None:
+        scores = tap('scores', scores)
     scores = jnp.where(mask[:, None, :, :], scores, jnp.asarray(NEGATIVE, high))
     weights = jax.nn.softmax(scores, axis=-1)
+    if tap is not None:
+        weights = tap('pattern', weights)
     grouped_weights = weights.reshape(batch, kv_heads, heads // kv_heads * length, keys)
     mixed = jnp.einsum(
         'bhqk,bhkd->bhqd', grouped_weights.astype(dtype), value.astype(dtype), preferred_element_type=high

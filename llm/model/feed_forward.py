@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from llm.config import ModelConfig
 from llm.model.linear import Linear, multiply_together, row_major_products
+from llm.model.taps import Edits, tap
 from llm.parallel.axes import constrain
 
 ACTIVATIONS = {
@@ -29,7 +30,9 @@ class FeedForward(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'batch length width']) -> Float[Array, 'batch length width']:
+    def __call__(
+        self, x: Float[Array, 'batch length width'], edits: Edits | None = None
+    ) -> Float[Array, 'batch length width']:
         config = self.config
         use_bias = 'feed_forward' in config.biases
         names = ('gate', 'up') if config.gated else ('up',)
@@ -41,7 +44,7 @@ class FeedForward(nn.Module):
         else:
             hidden = _activated(config.activation, *parts)
         hidden = constrain(hidden, 'batch', 'length', 'hidden')
-        self.sow('intermediates', 'neurons', hidden)
+        hidden = tap(self, 'neurons', hidden, edits)
         return Linear(config.width, config, use_bias=use_bias, role='output', name='down')(hidden)
 
 

@@ -9,17 +9,32 @@ from jaxtyping import Array, Float, Int, Shaped
 from llm.config import ModelConfig
 
 
+class SourceCache(NamedTuple):
+    """What cross-attention reads of an encoded source: made once, and the same for every token that is written.
+
+    Attributes:
+        keys, values: of each layer of the decoder.
+        lengths: tokens of each source; what is behind them is padding.
+    """
+
+    keys: Float[Array, 'layers batch kv_heads source head_dim']
+    values: Float[Array, 'layers batch kv_heads source head_dim']
+    lengths: Int[Array, 'batch']
+
+
 class KVCache(NamedTuple):
     """An immutable pytree: the model takes one and returns the next.
 
     Attributes:
         keys, values: what each layer stored, in `stored_dtype`; slots at or past a row's length hold nothing.
         lengths: tokens stored in each row.
+        source: of an encoder-decoder, what `Transformer.read_source` gave; else None.
     """
 
     keys: Shaped[Array, 'layers batch kv_heads capacity head_dim']
     values: Shaped[Array, 'layers batch kv_heads capacity head_dim']
     lengths: Int[Array, 'batch']
+    source: SourceCache | None = None
 
     @classmethod
     def create(cls, config: ModelConfig, batch: int, capacity: int) -> 'KVCache':
@@ -49,6 +64,7 @@ class LayerCache(NamedTuple):
     values: Shaped[Array, 'layers batch kv_heads capacity head_dim']
     layer: int
     dtype: str  # what attention multiplies in
+    source: tuple[Array, Array] | None = None  # the layer's keys and values of an encoded source
 
     def write(
         self,

@@ -46,7 +46,7 @@ def init_adapters(base_params: Any, config: LoRAConfig, key: Array) -> dict[str,
                 found[name] = below
         return found
 
-    made = adapters({'blocks': base_params['blocks']}, ())
+    made = adapters({name: base_params[name] for name in ('encoder', 'blocks') if name in base_params}, ())
     if not made:
         raise UserError(f'lora.targets {", ".join(config.targets)} name no matrix of this model; choose others')
     return made

@@ -57,5 +57,8 @@ def make_mask(
 def inside_window(
     query_index: Int[Array, '#batch query'], key_index: Int[Array, '#batch key'], window: Int[Array, '']
 ) -> Bool[Array, '#batch query key']:
-    """True where the key is one of the `window` tokens that end with the query."""
-    return query_index[:, :, None] - key_index[:, None, :] < window
+    """True where the key is one of the `window` tokens that end with the query, or of those that begin with it.
+
+    The second half only matters where a query may read what comes after it.
+    """
+    return jnp.abs(query_index[:, :, None] - key_index[:, None, :]) < window

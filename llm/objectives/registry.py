@@ -2,13 +2,20 @@
 
 from typing import Any
 
-from llm.config import DPO, SFT, Config, NextToken, RewardModel
+from llm.config import DPO, SFT, Config, Distillation, Masked, NextToken, PrefixLM, RewardModel, SpanCorruption
 from llm.model.transformer import Transformer
-from llm.objectives import dpo, next_token, policy, reward_model
+from llm.objectives import distillation, dpo, next_token, policy, reward_model
 
 
 def _module(config: Config):
-    kinds = {NextToken: next_token, SFT: next_token, RewardModel: reward_model, DPO: dpo}
+    kinds = {
+        NextToken: next_token,
+        SFT: next_token,
+        RewardModel: reward_model,
+        DPO: dpo,
+        Distillation: distillation,
+    }
+    kinds |= dict.fromkeys((Masked, PrefixLM, SpanCorruption), next_token)
     return kinds.get(type(config.objective), policy)
 
 

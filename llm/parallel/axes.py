@@ -31,13 +31,13 @@ RULES = {
 # First match wins. Kernels are (layers, in, out); what is not named (layers, norms) is whole on every device.
 PARAMETERS = (
     (r'^embedding/table$', ('vocabulary', 'embed')),
-    (r'^positions/table$', (None, 'embed')),
+    (r'^(encoder/)?positions/table$', (None, 'embed')),
     (r'^patches/(kernel|rows|columns)$', (None, 'embed')),
     (r'^lm_head/kernel$', ('embed', 'vocabulary')),
     (r'^lm_head/bias$', ('vocabulary',)),
     (r'/(query|key|value)/kernel$', (None, 'embed', 'heads')),
     (r'/(query|key|value)/bias$', (None, 'heads')),
-    (r'/attention/output/kernel$', (None, 'heads', 'embed')),
+    (r'/(cross_)?attention/output/kernel$', (None, 'heads', 'embed')),
     (r'/feed_forward/(gate|up)/kernel$', (None, 'embed', 'hidden')),
     (r'/feed_forward/(gate|up)/bias$', (None, 'hidden')),
     (r'/feed_forward/down/kernel$', (None, 'hidden', 'embed')),

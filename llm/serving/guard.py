@@ -30,14 +30,22 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """An ASGI application around another: refuses, or passes on."""
 
-    def __init__(self, app: Any, token: str | None = None, hosts: Iterable[str] | None = LOOPBACK_NAMES):
+    def __init__(
+        self,
+        app: Any,
+        token: str | None = None,
+        hosts: Iterable[str] | None = LOOPBACK_NAMES,
+        protected: str = '/v1',
+    ):
         """
         Args:
             app: what is guarded.
-            token: what requests to /v1 must carry as a bearer; None asks for none.
+            token: what requests to `protected` must carry as a bearer; None asks for none.
             hosts: names that requests may call this server by; None is any.
+            protected: the path, with all below it, that the token is for.
         """
         self._app = app
+        self._protected = protected
         self._digest = None if token is None else _digest(token.encode())
         self._hosts = None if hosts is None else {host.lower().strip('[]') for host in hosts}
 
@@ -61,7 +69,8 @@ class Guard:
         foreign = origin is not None and _authority(origin) != host.lower()
         if foreign or site not in ('none', 'same-origin'):
             raise ApiError(403, 'web pages of other origins may not use this server', headers=CLOSE)
-        if self._digest is not None and (scope['path'] == '/v1' or scope['path'].startswith('/v1/')):
+        inside = scope['path'] == self._protected or scope['path'].startswith(f'{self._protected}/')
+        if self._digest is not None and inside:
             scheme, _, token = headers.get(b'authorization', '').partition(' ')
             # Digests have one length, so the time of the comparison tells nothing.
             same = hmac.compare_digest(_digest(token.strip().encode('latin-1')), self._digest)

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -53,11 +54,29 @@ def url(listening: socket.socket) -> str:
     return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's, with our signals."""
 
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+
+def settings(app: Any) -> uvicorn.Config:
+    """uvicorn's settings for an application: our connections, no log of its own, nothing believed of proxies."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        loop='asyncio',
+        ws='none',
+        lifespan='off',
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=int(CUT_SECONDS),
+    )
 
 
 async def serve(
@@ -81,21 +100,7 @@ async def serve(
     Returns:
         How many requests were cut off.
     """
-    config = uvicorn.Config(
-        guard(service.app()),
-        http=Connection,
-        loop='asyncio',
-        ws='none',
-        lifespan='off',
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=int(CUT_SECONDS),
-    )
-    server = _Server(config)
+    server = Server(settings(guard(service.app())))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     connections = server.server_state.connections
     service.metrics.connections.set_function(lambda: len(connections))

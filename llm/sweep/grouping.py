@@ -68,7 +68,7 @@ def _applies(run: Run, config: Config, mode: str) -> bool:
 
 def alone_because(config: Config) -> str | None:
     """Why a config cannot be trained together with others, or None if it can."""
-    if not isinstance(config.objective, NextToken):
+    if type(config.objective) is not NextToken:
         return f'objective {config.objective.kind} is not next_token'
     if config.lora.rank:
         return 'it trains adapters'

@@ -19,6 +19,7 @@ from llm.chat import Message
 from llm.config import GRPO, DataConfig, LoRAConfig, ParallelConfig, RewardConfig, RolloutConfig
 from llm.data.examples import prepare_examples
 from llm.errors import UserError
+from llm.inference.reading import require_causal
 from llm.inference.rollout import rollout
 from llm.model.transformer import Transformer
 from llm.parallel import mesh as mesh_lib
@@ -82,6 +83,7 @@ def draw_answers(
         UserError: if the prompts or the rewards cannot be used, or an answer would fill the model's context.
     """
     config = runtime.usable_config(workdir)
+    require_causal(config, workdir.path, 'answering prompts')
     if rolled.max_new_tokens >= config.model.context_length:
         raise UserError(
             f"an answer of {rolled.max_new_tokens} tokens fills the model's context of {config.model.context_length}; "

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from absl import logging
 
 from llm import config_json
-from llm.config import Config, NextToken, RewardModel
+from llm.config import Config, Corrupted, Distillation, Masked, NextToken, RewardModel
 from llm.data import images
 from llm.data.batches import data_index
 from llm.data.images import ImagePrompt
 from llm.environment import code_version, environment
 from llm.errors import Interrupted, MachineError, UserError
 from llm.inference.generate import Generator
+from llm.inference.reading import reader_of
 from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
 from llm.parallel import distributed
@@ -102,6 +103,8 @@ class Attempt:
             'attention_backend': config.model.attention_backend,
             'environment': environment(),
         }
+        if isinstance(config.objective, Distillation):
+            self.facts['teacher'] = self.train_step.facts
 
     def describe(self, config: Config, choices: dict[str, Any]) -> None:
         """Writes what a resumption needs: the config as the user gave it, the run-time choices, the tokenizer.
@@ -123,7 +126,7 @@ class Attempt:
             if self.state.frozen:
                 save_frozen(self.workdir, self.state.frozen)
             self.save()
-            if not isinstance(self.config.objective, NextToken):
+            if not isinstance(self.config.objective, NextToken | Corrupted):
                 self.evaluate()  # what the model could do before
 
     def stream(self) -> Iterator[Any]:
@@ -162,7 +165,8 @@ class Attempt:
                 # What rewards are standardised by where the model is used; there are more rows to train on.
                 many = PreferenceEvaluator(self.config, self.data.train, self.mesh).measure(params, STATISTICS_ROWS)
                 self.facts['reward_statistics'] = {'mean': many['mean_reward'], 'std': many['reward_std']}
-        talks = not isinstance(self.config.objective, RewardModel) and self.config.evaluation.sample_tokens > 0
+        silent = isinstance(self.config.objective, RewardModel | Masked)
+        talks = not silent and self.config.evaluation.sample_tokens > 0
         if talks and jax.process_count() == 1:  # the decoder serves one process
             self._sample(params)
         return measured['loss'] if 'loss' in measured else -measured['reward']
@@ -170,13 +174,17 @@ class Attempt:
     def _sample(self, params: Any) -> None:
         """Continues the config's prompt; after fine-tuning, answers the first held-out one."""
         tokenizer, prompt = self.data.tokenizer, self.config.evaluation.sample_prompt
-        if isinstance(self.config.objective, NextToken):
+        if isinstance(self.config.objective, NextToken | Corrupted):
             ids = tokenizer.encode_text(prompt)
         else:
             ids = self.data.held_out.prompt(0)
-        generator = Generator(Transformer(self.config.model), params, tokenizer)
+        reader = reader_of(self.config, tokenizer)
+        generator = Generator(Transformer(self.config.model), params, tokenizer, reader=reader)
         limit, past_context = self.config.evaluation.sample_tokens, 'slide'
-        if isinstance(ids, ImagePrompt):
+        if reader is not None:
+            room = self.config.model.context_length - len(reader.prompt(ids).ids) + 1
+            limit, past_context = max(1, min(limit, room)), 'error'
+        elif isinstance(ids, ImagePrompt):
             limit, past_context = min(limit, self.config.model.context_length - len(ids.ids) + 1), 'error'
             prompt = images.shown(tokenizer, ids)
         elif not isinstance(self.config.objective, NextToken):
@@ -239,7 +247,9 @@ class Attempt:
         state = restore(self.checkpoints, self.step, self.placed, self.state.frozen)
         for batch in self.stream():
             if self.step == lost_at - 1:
-                rows = mesh_lib.place(self.mesh, self.config.training.batch_size, batch)
+                rows = self.train_step.place(batch)
+                if self.config.parallel.wrapper == 'pmap':
+                    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
                 whole = self.model_params(state.params, state.frozen)  # the step took what self.state held
                 return divergence.diagnose(self.config, whole, rows)
             state, _ = self.train_step(state, self.train_step.place(batch), self.hyper)

@@ -170,6 +170,10 @@ class Checkpoints:
             logging.warning('checkpoint %d is damaged (%s); falling back to an earlier one', step, problem)
         return None
 
+    def digest(self, step: int) -> str:
+        """SHA-256, in hex, over the files of a checkpoint that verifies."""
+        return _digest(json.loads((self._directory / str(step) / MANIFEST).read_text())['files'])
+
     def problem(self, step: int) -> str | None:
         """What is wrong with a checkpoint's files, or None."""
         folder = self._directory / str(step)

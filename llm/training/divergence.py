@@ -11,7 +11,8 @@ from llm.config import Config, DivergenceConfig, Online
 from llm.model import Transformer
 from llm.model.patches import image_inputs
 from llm.objectives import registry
-from llm.tree import named_leaves
+from llm.objectives.next_token import model_inputs
+from llm.tree import is_stacked, named_leaves
 
 SMALLEST_DEVIATION = 1e-3  # of the mean: a loss that has stood still may still wiggle
 
@@ -63,11 +64,19 @@ def diagnose(config: Config, params: Any, batch: dict[str, Any]) -> str:
     if isinstance(config.objective, Online):
         return 'the parameters are finite; look at the rewards, and lower the learning rate'
     model = Transformer(config.model)
-    tokens = batch['inputs'] if 'inputs' in batch else batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
-    documents = {name: batch.get(name) for name in ('segment_ids', 'positions')} | image_inputs(model, params, batch)
-    output, captured = model.apply({'params': params}, tokens, **documents, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
-    for layer, value in enumerate(residual):
+    if 'inputs' in batch:
+        inputs = model_inputs(config.objective, batch) | image_inputs(model, params, batch)
+    else:
+        inputs = {'tokens': batch['tokens'].reshape(-1, batch['tokens'].shape[-1])}
+    kind = inputs.pop('mask_kind', 'causal')
+
+    @jax.jit  # so that of all that could be captured only the stream is kept
+    def read(params, inputs):
+        output, captured = model.apply({'params': params}, **inputs, mask_kind=kind, mutable=['intermediates'])
+        return output, captured['intermediates']['blocks']['residual_after'][0]
+
+    output, residual = read(params, inputs)
+    for layer, value in enumerate(np.asarray(residual)):
         if not np.isfinite(value).all():
             rows = np.unique(np.argwhere(~np.isfinite(value))[:, 0]).tolist()
             return f'the output of layer {layer} is not finite, first in rows {rows[:5]} of the batch'
@@ -86,6 +95,6 @@ def _first_not_finite(tree: Any) -> str | None:
     for name, value in named_leaves(tree):
         finite = np.isfinite(np.asarray(value))
         if not finite.all():
-            layers = np.argwhere(~finite)[:, 0] if name.startswith('blocks/') else []
+            layers = np.argwhere(~finite)[:, 0] if is_stacked(name) else []
             return f'{name} of layer {layers[0]}' if len(layers) else name
     return None

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from llm import runtime
-from llm.config import DPO, Config, NextToken, Online, ParallelConfig, RewardModel
+from llm.config import DPO, Config, Corrupted, NextToken, Online, ParallelConfig, RewardModel
 from llm.errors import UserError
 from llm.parallel import mesh as mesh_lib
 from llm.tokenizer import open_workdir
@@ -30,6 +30,10 @@ def make_evaluator(config: Config, data: Any, mesh: Mesh, step: Any) -> Any:
         from llm.training.evaluate_policy import PolicyEvaluator
 
         return PolicyEvaluator(config, data.held_out, step)
+    if isinstance(config.objective, Corrupted):
+        from llm.training.evaluate_corrupted import CorruptedEvaluator
+
+        return CorruptedEvaluator(config, data.tokenizer, data.held_out, mesh)
     from llm.training.evaluate_text import TextEvaluator
 
     return TextEvaluator(config, data.tokenizer, data.held_out, mesh)
@@ -60,6 +64,11 @@ def evaluate_checkpoint(
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, batch_size=batch_size))
     if batch_size is not None and isinstance(config.objective, Online):
         raise UserError('--batch-size is for held-out rows, and this run is measured in rollouts; leave it out')
+    if stride is not None and isinstance(config.objective, Corrupted):
+        raise UserError(
+            f'--stride is for models that read from left to right, and objective {config.objective.kind} measures '
+            'windows of which a part is hidden; leave it out'
+        )
     if stride is not None and not isinstance(config.objective, NextToken):
         raise UserError('--stride is for documents, and this run learned from examples; leave it out')
     if stride is not None and not 1 <= stride <= config.data.sequence_length:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from llm.analysis import flops, hardware
-from llm.config import SFT, Config, NextToken, Online
+from llm.config import SFT, Config, Corrupted, NextToken, Online
 from llm.training.divergence import divergence
 from llm.training.metrics import MetricsWriter, means
 
@@ -33,8 +33,8 @@ class Ledger:
     def __init__(self, config: Config, writer: MetricsWriter, record: dict[str, Any], devices: int):
         self.record = record
         self._config, self._writer, self._devices = config, writer, devices
-        self._flops_per_token = flops.training_flops_per_token(config.model, config.data.sequence_length)
-        self._predicts_tokens = isinstance(config.objective, NextToken | SFT)
+        self._flops_per_token = flops.flops_per_text_token(config)
+        self._predicts_tokens = isinstance(config.objective, NextToken | SFT | Corrupted)
         device = jax.devices()[0]
         self._peak = hardware.peak_flops(device.device_kind, config.model.compute_dtype)
         self._clock: float | None = None  # when the last timed step ended

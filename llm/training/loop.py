@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from llm import config_json, runtime
-from llm.config import Config
+from llm.config import Config, Distillation
 from llm.errors import MachineError, UserError
 from llm.parallel import distributed
 from llm.parallel import mesh as mesh_lib
@@ -20,6 +20,7 @@ from llm.tokenizer import Tokenizer, has_tokenizer, open_workdir
 from llm.training.attempt import Attempt
 from llm.training.signals import StopSignal
 from llm.training.stages import load_data, train_batches
+from llm.training.teacher import check_teacher, teacher_workdir
 from llm.workdir import Workdir
 
 
@@ -48,7 +49,10 @@ def train(
         logging.info('%s is done: %s', workdir.path, summary['message'])
         return summary
     runtime.check(config)
-    data = load_data(config, existing_tokenizer(config, workdir))
+    tokenizer = existing_tokenizer(config, workdir)
+    if isinstance(config.objective, Distillation):
+        check_teacher(config, tokenizer)
+    data = load_data(config, tokenizer)
     batches = train_batches(config, data)
     mesh = mesh_lib.make_mesh(config.parallel, devices)
     mesh_lib.check_divides(config, mesh)
@@ -116,9 +120,11 @@ def _stopping(run: Attempt, stop: StopSignal) -> bool:
 
 
 def existing_tokenizer(config: Config, workdir: Workdir) -> Tokenizer | None:
-    """The tokenizer of this run, or of the run it starts from; None if one has to be trained."""
+    """The tokenizer of this run, or of the run it starts from or learns from; None if one has to be trained."""
     if not has_tokenizer(workdir.path) and config.init_from.workdir:
         workdir = Workdir.open(config.init_from.workdir)
+    elif not has_tokenizer(workdir.path) and isinstance(config.objective, Distillation):
+        workdir = teacher_workdir(config.objective)
     return open_workdir(workdir.path) if has_tokenizer(workdir.path) else None
 
 

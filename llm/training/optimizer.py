@@ -18,8 +18,8 @@ from llm.training.schedule import learning_rate_factor
 
 # First match wins. All but vectors decay; the groups are the roles of `llm.model.parametrization`.
 GROUPS: tuple[tuple[str, Role], ...] = (
-    (r'^blocks/.*/kernel$', 'hidden'),
-    (r'^(embedding|positions)/table$', 'embedding'),
+    (r'^(encoder/)?blocks/.*/kernel$', 'hidden'),
+    (r'^(embedding|(encoder/)?positions)/table$', 'embedding'),
     (r'^patches/(kernel|rows|columns)$', 'embedding'),
     (r'^lm_head/kernel$', 'head'),
     (r'^(reward|value)_head/kernel$', 'scalar_head'),
@@ -135,5 +135,12 @@ def _clip_by_global_norm(limit: Array) -> optax.GradientTransformation:
 def _each_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """Applies to each layer's tensors on their own what would otherwise see the stack of all layers as one tensor."""
     stacked = optax.GradientTransformation(jax.vmap(transform.init), jax.vmap(transform.update))
-    labels = lambda params: {name: 'stacked' if name == 'blocks' else 'single' for name in params}
+
+    def labels(params):
+        label = lambda name: 'stacked' if name == 'blocks' else 'single'
+        return {
+            name: {part: label(part) for part in tree} if name == 'encoder' else label(name)
+            for name, tree in params.items()
+        }
+
     return optax.partition({'stacked': stacked, 'single': transform}, labels)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from llm.config import SFT, Config, NextToken
+from llm.config import SFT, Config, Corrupted, Distillation, NextToken
 from llm.model import Transformer, lora
 from llm.objectives import registry
 from llm.parallel.axes import constrain
@@ -17,7 +17,7 @@ from llm.training.optimizer import hyperparameters as optimizer_hyperparameters
 from llm.training.optimizer import make_optimizer
 from llm.training.schedule import learning_rate_factor
 from llm.training.train_state import TrainState
-from llm.tree import named_leaves
+from llm.tree import is_stacked, named_leaves
 
 Metrics = dict[str, tuple[Array, Array]]
 Loss = Callable[[Any, dict[str, Array], Array | None], tuple[Array, Array, Metrics]]
@@ -45,8 +45,12 @@ def static(config: Config) -> Config:
         ema_decay=some(config.training.ema_decay, 0.5),
     )
     objective = config.objective
-    if isinstance(objective, NextToken | SFT):
+    if isinstance(objective, NextToken | SFT | Corrupted):
         objective = dataclasses.replace(objective, z_loss=0.0, label_smoothing=0.0)
+    if isinstance(objective, Distillation):  # the teacher is asked by a program of its own
+        objective = dataclasses.replace(
+            objective, teacher='', teacher_step=None, temperature=1.0, teacher_weight=0.5, stored=False
+        )
     return dataclasses.replace(
         config,
         name='',
@@ -95,7 +99,12 @@ def full_params(config: Config, params: Any, frozen: Any) -> Any:
 
 
 def tokens_read(config: Config, batch: dict[str, Array]) -> Float[Array, '']:
-    """Tokens that count as trained on: those that are predicted, or with examples those that are not padding."""
+    """Tokens that count as trained on: those that are predicted, or with examples those that are not padding.
+
+    Where a part of a window is hidden, those that would be predicted if none were: the tokens of its text.
+    """
+    if 'text_tokens' in batch:
+        return jnp.sum(batch['text_tokens'], dtype=jnp.float32)
     if 'lengths' in batch:
         return jnp.sum(batch['lengths'], dtype=jnp.float32)
     if isinstance(config.objective, SFT) and 'segment_ids' in batch:
@@ -183,6 +192,6 @@ def _tensor_norms(tree) -> dict[str, Array]:
     """The norm of each tensor by its path; stacked tensors have one per layer."""
     norms = {}
     for name, value in named_leaves(tree):
-        axes = tuple(range(1, value.ndim)) if name.startswith('blocks/') else None
+        axes = tuple(range(1, value.ndim)) if is_stacked(name) else None
         norms[name] = jnp.sqrt(jnp.sum(jnp.square(value.astype(jnp.float32)), axis=axes))
     return norms

@@ -47,6 +47,7 @@ def products(jaxpr) -> int:
         {'num_heads': 4, 'num_kv_heads': 1, 'head_dim': 6},
         {'num_heads': 4, 'num_kv_heads': 2, 'position': 'learned', 'qk_norm': True, 'num_layers': 3},
         {'feed_forward_width': None, 'position': 'alibi', 'norm_placement': 'both', 'biases': ('query', 'norm')},
+        {'feed_forward_width': 0},
     ],
 )
 def test_forward_flops_are_the_matrix_products_that_the_model_runs(changes):

@@ -204,7 +204,7 @@ def test_a_model_runs_its_backend_with_all_it_needs(recorded, monkeypatch, value
 def test_a_cache_or_captured_weights_take_the_reference(recorded):
     model, tokens, params = Transformer(SMALL), jnp.zeros((1, 4), jnp.int32), start(SMALL)
     show = lambda params: model.apply({'params': params}, tokens, mutable=['intermediates'])[1]['intermediates']
-    (weights,) = jax.eval_shape(show, params)['blocks']['attention']['weights']
+    (weights,) = jax.eval_shape(show, params)['blocks']['attention']['pattern']
     assert weights.shape == (2, 1, 4, 4, 4)
     jax.eval_shape(lambda params: model.apply({'params': params}, tokens, cache=KVCache.create(SMALL, 1, 8)), params)
     jax.eval_shape(model.init, jax.random.key(0), tokens)

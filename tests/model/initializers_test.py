@@ -134,7 +134,7 @@ def test_zero_output_projections_make_every_block_the_identity():
     tree = Transformer(config).init(jax.random.key(0), tokens)
     table = tree['params']['embedding']['table']
     _, captured = Transformer(config).apply(tree, tokens, mutable=['intermediates'])
-    residual = np.asarray(captured['intermediates']['blocks']['residual'][0])
+    residual = np.asarray(captured['intermediates']['blocks']['residual_after'][0])
     for layer in residual:
         npt.assert_array_equal(layer[0], table[:8])
 

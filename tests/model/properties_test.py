@@ -249,7 +249,7 @@ def attention_weights(config: ModelConfig, params, tokens, segment_ids=None) -> 
     apply = jax.jit(
         lambda params: Transformer(config).apply({'params': params}, tokens, segment_ids, mutable=['intermediates'])
     )
-    return np.asarray(apply(params)[1]['intermediates']['blocks']['attention']['weights'][0])
+    return np.asarray(apply(params)[1]['intermediates']['blocks']['attention']['pattern'][0])
 
 
 @pytest.mark.parametrize('changes', [{}, {'position': 'alibi', 'attention_softcap': 1.0, 'num_kv_heads': 2}], ids=str)
@@ -324,7 +324,9 @@ def test_the_scanned_stack_equals_its_blocks_one_by_one():
         example_ids=jnp.arange(2),
     )
     x = Embedding(config).apply({'params': params['embedding']}, tokens)
-    block = jax.jit(lambda params, x, window: Block(config).apply({'params': params}, x, (window, None), context)[0])
+    block = jax.jit(
+        lambda params, x, window: Block(config).apply({'params': params}, x, (window, None, None), context)[0]
+    )
     for layer, window in enumerate((2, LENGTH, 4)):
         x = block(jax.tree.map(operator.itemgetter(layer), params['blocks']), x, jnp.int32(window))
     hidden = Norm(config).apply({'params': params['final_norm']}, x)

@@ -47,6 +47,7 @@ CASES = {
     'one_layer_one_head_no_position': {'num_layers': 1, 'num_heads': 1, 'position': 'none'},
     'multi_query': {'num_kv_heads': 1},
     'default_feed_forward_width': {'feed_forward_width': None, 'width': 8, 'activation': 'relu'},
+    'attention_only': {'feed_forward_width': 0, 'norm_placement': 'both'},
     'relu2': {'activation': 'relu2'},
     'sinusoidal_odd_width': {'position': 'sinusoidal', 'width': 15, 'num_heads': 3},
     'alibi': {'position': 'alibi'},

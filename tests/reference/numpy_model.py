@@ -223,7 +223,7 @@ def block(x, params, config, segment_ids, positions, window):
         return feed_forward(y, params['feed_forward'], config.activation)
 
     x = sublayer(x, attend, params, 'attention', config)
-    return sublayer(x, feed, params, 'feed_forward', config)
+    return sublayer(x, feed, params, 'feed_forward', config) if config.feed_forward_width != 0 else x
 
 
 def forward(params, config, tokens, segment_ids=None, positions=None):
@@ -301,6 +301,8 @@ def parameter_shapes(config):
         blocks['feed_forward']['gate'] = projection(width, hidden, 'feed_forward')
     if config.norm_placement == 'both':
         blocks |= {'attention_post_norm': norm, 'feed_forward_post_norm': norm}
+    if config.feed_forward_width == 0:
+        blocks = {name: part for name, part in blocks.items() if not name.startswith('feed_forward')}
     tree = {
         'embedding': {'table': (config.vocab_size, width)},
         'blocks': map_leaves(lambda path, shape: (layers, *shape), blocks),

@@ -170,5 +170,5 @@ def test_one_that_fails_alone_ends_the_run_with_its_own_words(tiny, tmp_path):
 def test_the_one_that_says_what_is_wrong_is_believed_though_another_ends_first(tmp_path):
     told = "import sys, time; time.sleep(1); print('error: the lock is taken', file=sys.stderr); sys.exit(2)"
     commands = {'0': [sys.executable, '-c', told], '1': [sys.executable, '-c', 'raise SystemExit(1)']}
-    with pytest.raises(UserError, match='^the lock is taken$'):
+    with pytest.raises(UserError, match=r'^the lock is taken$'):
         launch.watch(commands, 10, str(tmp_path / '{}'))

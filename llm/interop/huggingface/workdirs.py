@@ -10,6 +10,7 @@ import jax
 from llm import config_json, runtime
 from llm.config import CheckpointConfig, RewardModel
 from llm.errors import UserError, first_line
+from llm.inference.reading import require_causal
 from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.load import load
 from llm.interop.huggingface.save import write
@@ -123,6 +124,7 @@ def export_model(
     config = runtime.stored_config(source)
     if isinstance(config.objective, RewardModel):
         raise UserError(f'{source.path} is a reward model: it writes no text, and no family has its head')
+    require_causal(config, source.path, 'every family of transformers here')
     with whole_folder(target) as folder:
         _, params = load_params(source, step, ema)
         params = {name: tree for name, tree in params.items() if name not in HEADS}  # a critic stays behind

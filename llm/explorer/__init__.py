@@ -1,0 +1,1 @@
+"""A page that shows what happens inside a model on the way from a prompt to the next token."""
