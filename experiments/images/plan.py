@@ -27,9 +27,9 @@ LONG = 64  # the same with 16 patches
 ARMS: dict[str, dict[str, object]] = {
     BASE: {},
     'places in the sequence': {'model.image_positions': 'sequence'},
-    'learned rows and columns': {'model.image_positions': 'learned'},
-    'causal inside images': {'model.image_attention': 'causal'},
     'one token an image': {'model.patch_size': tasks_digits.SIZE},
+    'causal inside images': {'model.image_attention': 'causal'},
+    'learned rows and columns': {'model.image_positions': 'learned'},
     '16 tokens an image': {'model.patch_size': 2, 'data.sequence_length': LONG},
 }
 
