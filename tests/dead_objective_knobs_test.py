@@ -138,7 +138,8 @@ def test_losses(kind, name):
     def see(value):
         run = config(kind(**also | {name: value}))
         loss = registry.make_loss(run, Transformer(run.model), registry.hyperparameters(run))
-        total = lambda params: loss(params, jax.tree.map(jnp.asarray, batch_of(run.objective)), None)[0]
+        batch = batch_of(run.objective)
+        total = lambda params: loss(params, jax.tree.map(jnp.asarray, batch), None)[0]
         value, gradient = jax.jit(jax.value_and_grad(total))(start(kind))
         return params_sha256({'loss': value, 'gradient': gradient})
 

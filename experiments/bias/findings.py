@@ -81,11 +81,17 @@ def findings(measured: Sequence[Measured]) -> list[Finding]:
             world.log_odds(share) if kind == 'planted' else 0.0,
             odds[kind, share],
             statistics.mean_interval(odds[kind, share]),
-            statistics.mean_interval(rates[kind, share]),
+            _within(statistics.mean_interval(rates[kind, share])),
             p_value,
         )
         for (kind, share), p_value in zip(groups, adjusted)
     ]
+
+
+def _within(interval: statistics.Interval) -> statistics.Interval:
+    """A rate's interval, cut where no rate can be."""
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in interval[1:])
+    return statistics.Interval(interval.mean, low, high)
 
 
 def _means(measured: Sequence[Measured], group: tuple[str, float], what: str) -> list[float]:

@@ -65,7 +65,7 @@ def row(one: Finding) -> list[str]:
 
 def _interval(interval: statistics.Interval, factor: float) -> str:
     digits = 2 if factor == 1 else 0
-    text = lambda value: f'{factor * value:.{digits}f}'.replace('-', '−')
+    text = lambda value: f'{round(factor * value, digits) + 0.0:.{digits}f}'.replace('-', '−')  # no −0.00
     ends = '' if interval.low is None else f' [{text(interval.low)}, {text(interval.high)}]'
     return f'{text(interval.mean)}{ends}'
 
@@ -82,7 +82,7 @@ def _cards(found: Sequence[Finding]) -> list[tuple[str, str, str]]:
         ('false alarms', f'{sum(bool(one.found) for one in absent)} of {len(absent)}', 'where nothing was planted'),
         (f'at {share}', f'{strongest.odds.mean:.2f}', strength),
         (f'at {weakest.share:.0%}', f'{weakest.rate.mean:.0%}', 'of pairs prefer the job’s pronoun'),
-        ('clean, at worst', signed(worst.odds.mean), 'log-odds'),
+        ('without bias', signed(worst.odds.mean), 'log-odds at worst'),
     ]
 
 

@@ -16,7 +16,7 @@ class Args:
     out: pathlib.Path = pathlib.Path('runs/embeddings')  # folder for the report and its numbers
     step: int | None = None  # which checkpoint; None is the newest
     map: Literal['pca', 'umap'] = 'pca'  # how the map is made; umap is the extra of that name
-    shuffles: int = 200  # of each relation's pairs, for what chance reaches
+    draws: int = 200  # of random words for each relation, for what chance reaches
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     runtime.prepare_host(workdir)
     from experiments.embeddings import measure, page
 
-    results = measure.measure(workdir, args.step, args.map, args.shuffles)
+    results = measure.measure(workdir, args.step, args.map, args.draws)
     print(page.text(results))
     print(f'\nOpen {page.write(results, args.out).absolute()}')
 

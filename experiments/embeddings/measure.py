@@ -21,17 +21,18 @@ from llm.workdir import Workdir
 
 FEWEST = 5  # pairs of a relation that something can be said about
 NEAR = 8  # neighbours shown
+SHUFFLED_PART = 5  # draws of random words for each shuffle of partners, which is for the eye alone
 MODEL, COUNTS = 'the model', 'counts'
 
 
-def measure(workdir: Workdir, step: int | None, kind: str, shuffles: int) -> dict[str, Any]:
+def measure(workdir: Workdir, step: int | None, kind: str, draws: int) -> dict[str, Any]:
     """Measures a checkpoint's input embeddings.
 
     Args:
         workdir: the run's.
         step: which checkpoint; None is the newest.
         kind: of the map, 'pca' or 'umap'.
-        shuffles: of each relation's pairs, for what chance reaches.
+        draws: of random words for each relation, for what chance reaches.
 
     Raises:
         UserError: if there is no such checkpoint, or hardly one of the words is a token.
@@ -39,8 +40,8 @@ def measure(workdir: Workdir, step: int | None, kind: str, shuffles: int) -> dic
     from llm import runtime
     from llm.training.checkpoint import load_params
 
-    if shuffles < 20:
-        raise UserError(f'--shuffles is {shuffles}; an interval needs at least 20')
+    if draws < 20:
+        raise UserError(f'--draws is {draws}; an interval needs at least 20')
     config, tokenizer = runtime.usable_config(workdir), open_workdir(workdir.path)
     step, params = load_params(workdir, step)
     among = embeddings.written_tokens(tokenizer, config.model.vocab_size)
@@ -62,8 +63,8 @@ def measure(workdir: Workdir, step: int | None, kind: str, shuffles: int) -> dic
         'bits_per_byte': workdir.summary().get('held_out', {}).get('bits_per_byte'),
         'width': config.model.width,
         'candidates': int(among.sum()),
-        'shuffles': shuffles,
-        'relations': relation_scores(relations, sources, among, shuffles),
+        'draws': draws,
+        'relations': relation_scores(relations, sources, among, draws),
         'groups': group_scores(grouped, sources),
         'neighbours': {
             word: [(tokenizer.piece(i), cosine) for i, cosine in embeddings.neighbours(vectors, token, NEAR, among)]
@@ -118,18 +119,18 @@ def relation_scores(
     relations: dict[str, tuple[dict[str, tuple[int, int]], list[str]]],
     sources: dict[str, np.ndarray],
     among: np.ndarray,
-    shuffles: int,
+    draws: int,
 ) -> list[dict[str, Any]]:
     """Each relation by each source of vectors: 3CosAdd and the nearest to the question; the model's by chance, too."""
     rows = []
     for name, (found, left_out) in tqdm.tqdm(
-        relations.items(), 'shuffling pairs', unit='relation', file=sys.stderr, disable=None
+        relations.items(), 'analogies', unit='relation', file=sys.stderr, disable=None
     ):
         row = {'name': name, 'pairs': list(found), 'left_out': left_out, 'scores': {}}
         if len(found) >= FEWEST:
             ids = np.array(list(found.values()))
             row['scores'] = {source: _scores(vectors, ids, among) for source, vectors in sources.items()}
-            row['scores'][MODEL] |= _chance(sources[MODEL], ids, among, shuffles, row['scores'][MODEL]['reciprocal'])
+            row['scores'][MODEL] |= _chance(sources[MODEL], ids, among, draws, row['scores'][MODEL]['reciprocal'])
         rows.append(row)
     scored = [row['scores'][MODEL] for row in rows if row['scores']]
     for one, p in zip(scored, statistics.holm([one['p_value'] for one in scored])):
@@ -155,19 +156,23 @@ def _scores(vectors, ids, among) -> dict[str, Any]:
     }
 
 
-def _chance(vectors, ids, among, shuffles: int, reached: float) -> dict[str, Any]:
-    """What offsets between wrong pairs of the same words reach."""
+def _chance(vectors, ids, among, draws: int, reached: float) -> dict[str, Any]:
+    """What offsets between any two tokens reach, and what those between wrong partners of the same relation do.
+
+    The latter keep what all pairs of a relation have in common, that its second words are plurals, say.
+    """
     draw = np.random.default_rng(0)
-    first, reciprocal = [], []
-    for _ in range(shuffles):
-        mixed = np.stack([ids[:, 0], draw.permutation(ids[:, 1])], axis=1)
-        ranks = embeddings.analogy_ranks(vectors, ids, among, offsets=mixed)
-        first.append(float(np.nanmean(by_question(ranks, 1))))
-        reciprocal.append(mean_reciprocal(ranks))
+    candidates = np.flatnonzero(among)
+    of_any = lambda: draw.choice(candidates, ids.shape, replace=False)
+    shuffled = lambda: np.stack([ids[:, 0], draw.permutation(ids[:, 1])], axis=1)
+    random = [embeddings.analogy_ranks(vectors, ids, among, offsets=of_any()) for _ in range(draws)]
+    wrong = [embeddings.analogy_ranks(vectors, ids, among, offsets=shuffled()) for _ in range(draws // SHUFFLED_PART)]
+    first = lambda several: _middle([float(np.nanmean(by_question(one, 1))) for one in several])
     return {
-        'shuffled_first': _middle(first),
-        'shuffled_reciprocal': _middle(reciprocal),
-        'p_value': (1 + sum(each >= reached for each in reciprocal)) / (1 + shuffles),
+        'random_first': first(random),
+        'shuffled_first': first(wrong),
+        'random_reciprocal': _middle([mean_reciprocal(one) for one in random]),
+        'p_value': (1 + sum(mean_reciprocal(one) >= reached for one in random)) / (1 + draws),
     }
 
 
@@ -192,7 +197,7 @@ def _middle(values: Sequence[float]) -> dict[str, float]:
     return {'mean': float(np.mean(values)), 'low': float(low), 'high': float(high)}
 
 
-def group_scores(grouped: dict[str, dict[str, int]], sources: dict[str, np.ndarray], shuffles: int = 1000) -> dict:
+def group_scores(grouped: dict[str, dict[str, int]], sources: dict[str, np.ndarray], mixtures: int = 1000) -> dict:
     """How often the nearest of all grouped words is one of the same group, and what mixed-up groups reach."""
     label = np.repeat(np.arange(len(grouped)), [len(words) for words in grouped.values()])
     ids = [token for words in grouped.values() for token in words.values()]
@@ -202,7 +207,7 @@ def group_scores(grouped: dict[str, dict[str, int]], sources: dict[str, np.ndarr
         np.fill_diagonal(cosines, -np.inf)
         nearest = cosines.argmax(axis=1)
         draw, mixed = np.random.default_rng(0), []
-        for _ in range(shuffles):
+        for _ in range(mixtures):
             other = draw.permutation(label)
             mixed.append(float((other[nearest] == other).mean()))
         hits = label[nearest] == label

@@ -78,7 +78,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     'does and did': (
         *('use used', 'call called', 'name named', 'open opened', 'close closed', 'return returned', 'pass passed'),
         *('need needed', 'add added', 'raise raised', 'support supported', 'require required', 'expect expected'),
-        *('create created', 'set set', 'start started', 'define defined', 'specify specified', 'give given'),
+        *('create created', 'start started', 'define defined', 'specify specified', 'give given'),
         *('sort sorted', 'handle handled', 'cache cached', 'encode encoded', 'quote quoted'),
         *('format formatted', 'escape escaped', 'remove removed', 'find found', 'change changed', 'allow allowed'),
     ),

@@ -1,13 +1,16 @@
 """How many people there are, how long is learned, and the runs that follow from it.
 
-For every seed another world, and three runs in it:
+For every seed another world, and four runs in it:
 
     facts        a model reads the cards of the people who are known, again and again, until it knows them
     answers      the control: it is tuned on questions about known people and their answers
     abstains     it is tuned on the same questions, and on questions about strangers, to which the answer is "unknown"
+    replays      the same, and beside the questions it goes on reading the cards
 
-Tuned are both alike, for as many steps on as many rows. Nobody who is asked at the end was in the tuning: half of them
-are people whose cards the model has read, half are strangers. (Zhang et al. 2023, "R-Tuning", teach it the same way.)
+All are tuned alike, for as many steps on as many rows. Nobody who is asked at the end was asked about in the tuning:
+half of them are people whose cards the model has read, half are strangers. (So do Zhang et al. 2023, "R-Tuning".)
+
+How long and how fast to tune, and that reading on is needed, was found out in world 0, which is not reported.
 """
 
 import dataclasses
@@ -29,7 +32,8 @@ from llm.config import (
     TrainingConfig,
 )
 
-ARMS = ('facts', 'answers', 'abstains')
+ARMS = ('facts', 'answers', 'abstains', 'replays')
+FIRST = 1  # the first world that is reported
 CONFIDENT = 0.5  # an answer that the model gives at least this probability is a confident one
 
 
@@ -60,12 +64,15 @@ def make_world(plan: Plan, seed: int) -> world.World:
 
 
 def write_data(plan: Plan, seed: int, folder: pathlib.Path) -> None:
-    """What the three runs of a seed read, as JSON lines."""
+    """What the runs of a seed read, as JSON lines."""
     people = make_world(plan, seed)
     texts = [{'text': text} for text in world.documents(people, plan.cards, seed)]
     world.write_jsonl(folder / 'facts.jsonl', texts)
-    for arm in ('answers', 'abstains'):
-        world.write_jsonl(folder / f'{arm}.jsonl', world.lessons(people, arm == 'abstains', seed))
+    for arm in ARMS[1:]:
+        rows = world.lessons(people, arm != 'answers', seed)
+        if arm == 'replays':
+            rows += world.readings(people, plan.cards, seed)
+        world.write_jsonl(folder / f'{arm}.jsonl', rows)
 
 
 def config(plan: Plan, seed: int, arm: str, data: pathlib.Path, start: pathlib.Path) -> Config:

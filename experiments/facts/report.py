@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from experiments.facts.plan import CONFIDENT
 from llm.analysis import pages, plots, statistics, units
 from llm.workdir import write_atomically
@@ -13,6 +15,7 @@ LABELS = {
     'threshold': 'before, silent below a confidence',
     'answers': 'control: tuned on answers alone',
     'abstains': 'after: taught to abstain',
+    'replays': 'after, and still reading the cards',
 }
 SHOWN = {  # of `measure.rates`, in the order of the table
     'right, known': 'right on known people',
@@ -28,10 +31,11 @@ SHOWN = {  # of `measure.rates`, in the order of the table
 }
 MAIN = 'confidently wrong, strangers'
 FEWEST = 20  # answers in a bin that is drawn
-COMPARED = {  # what is held against what, for which rates; lower is better in the first two
-    ('abstains', 'facts'): (MAIN, 'wrong, strangers', 'right, known'),
-    ('abstains', 'answers'): (MAIN, 'wrong, strangers', 'right, known'),
-    ('abstains', 'threshold'): (MAIN, 'wrong, strangers', 'right, known'),
+COMPARED = {  # what is held against what, for which rates
+    ('abstains', 'facts'): (MAIN, 'right, known'),
+    ('replays', 'facts'): (MAIN, 'right, known', 'calibration error'),
+    ('replays', 'answers'): (MAIN, 'right, known'),
+    ('replays', 'threshold'): (MAIN, 'right, known'),
 }
 
 
@@ -64,8 +68,10 @@ def comparisons(results: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for (arm, base), rates in COMPARED.items():
         for rate in rates:
+            if not np.isfinite([values(results, arm, rate), values(results, base, rate)]).all():
+                continue  # nothing was answered that could be calibrated
             difference = statistics.paired_difference(
-                values(results, arm, rate), values(results, base, rate), comparisons=9
+                values(results, arm, rate), values(results, base, rate), comparisons=sum(map(len, COMPARED.values()))
             )
             found.append({'arm': arm, 'base': base, 'rate': rate, 'difference': difference})
     corrected = statistics.holm([one['difference'].p_value for one in found])
@@ -110,8 +116,9 @@ def sentences(results: dict[str, Any]) -> list[str]:
         f'confidence of at least {CONFIDENT:g}.'
     ]
     for arm, label in (
-        ('abstains', 'After it was taught to abstain'),
-        ('answers', 'After as much tuning on answers alone'),
+        ('replays', 'Taught to abstain, and still reading the cards'),
+        ('abstains', 'Taught to abstain without them'),
+        ('answers', 'As much tuning on answers alone'),
         ('threshold', 'Untuned, silent below a confidence'),
     ):
         said.append(

@@ -154,6 +154,12 @@ def lessons(world: World, abstain: bool, seed: int) -> list[dict[str, str]]:
     return [{'prompt': prompt, 'completion': completion} for prompt, completion in rows]
 
 
+def readings(world: World, each: int, seed: int) -> list[dict[str, str]]:
+    """The training text as rows for tuning: a name, and the rest of the card."""
+    starts = [(text, text.index('.') + 1) for text in documents(world, each, seed)]
+    return [{'prompt': text[:end], 'completion': text[end:]} for text, end in starts]
+
+
 def write_jsonl(path: pathlib.Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')

@@ -209,7 +209,7 @@ def write(out: pathlib.Path, plan: Plan, findings: Findings) -> pathlib.Path:
 
 def _plain(one: Any) -> dict[str, Any]:
     plain = dataclasses.asdict(one)
-    if 'scores' in plain:
+    if isinstance(one, measuring.History):
         plain['scores'] = {name: scores.round(5).tolist() for name, scores in plain['scores'].items()}
     return plain
 

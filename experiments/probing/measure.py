@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import tqdm
@@ -61,12 +62,14 @@ def measure(workdir: Workdir, step: int | None, settings: Settings) -> dict[str,
         UserError: if there is no such checkpoint, or its held-out documents are not Python.
     """
     from llm import runtime
+    from llm.inference.reading import require_causal
     from llm.training.checkpoint import load_params
 
     for name, least in (('tokens', 500), ('folds', 2), ('seeds', 1), ('neurons', 2), ('contexts', 1)):
         if getattr(settings, name) < least:
             raise UserError(f'--{name} is {getattr(settings, name)}; it must be at least {least}')
     config, tokenizer = runtime.usable_config(workdir), open_workdir(workdir.path)
+    require_causal(config, workdir.path, 'this experiment')
     step, params = load_params(workdir, step)
     model = config.model
     length = min(config.data.sequence_length, model.context_length)
@@ -147,7 +150,7 @@ def read(
 def untrained(config: ModelConfig, seed: int) -> Any:
     """The parameters of the same model before its first step: what its architecture alone carries to each place."""
     model = Transformer(dataclasses.replace(config, attention_backend='reference'))
-    return jax.jit(lambda key: model.init(key, np.zeros((1, 8), np.int32))['params'])(jax.random.key(seed))
+    return jax.jit(lambda key: model.init(key, jnp.zeros((1, 8), jnp.int32))['params'])(jax.random.key(seed))
 
 
 def probe_all(

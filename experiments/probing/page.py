@@ -11,10 +11,8 @@ from llm.workdir import write_atomically
 
 HERE = pathlib.Path(__file__).parent
 HEADER = (
-    *('', 'tokens', 'commonest label', 'token alone', 'embedding', 'best layer', 'which', 'control there'),
-    *('selectivity', 'untrained there'),
+    *('', 'commonest label', 'token alone', 'embedding', 'best depth', 'which', 'control', 'selectivity', 'untrained'),
 )
-
 MEMORY_HEADER = ['', 'neurons that fire', 'promotes what follows', 'by chance', 'in its first ten', 'by chance']
 
 
@@ -84,7 +82,6 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
         table.append(
             [
                 task,
-                f'{one["tokens"]:,}',
                 f'{one["commonest"]["mean"]:.1%}',
                 f'{one["by_token"]["mean"]:.1%}',
                 f'{one["accuracy"][0]["mean"]:.1%}',
@@ -138,7 +135,8 @@ def _curves(task: str, one: dict[str, Any], depths: list[str]):
 
 
 def _shares(one: dict[str, Any]) -> str:
-    return ', '.join(f'{name} {share:.0%}' for name, share in zip(one['classes'], one['shares']))
+    shares = ', '.join(f'{name} {share:.0%}' for name, share in zip(one['classes'], one['shares']))
+    return f'{shares}; {one["tokens"]:,} tokens'
 
 
 def _capital(sentence: str) -> str:

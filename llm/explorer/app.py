@@ -36,11 +36,15 @@ log = logging.getLogger('llm.serving')
 
 
 class Service:
-    """An explorer that answers requests, one at a time: each has all of the machine."""
+    """An explorer that answers requests one at a time, each with all of the machine.
+
+    Only writing on has a turn of its own: before its first token a deep model is compiled for a minute, and the rest of
+    the page goes on.
+    """
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
-        self._turn = asyncio.Lock()
+        self._turn, self._writing = asyncio.Lock(), asyncio.Lock()
         self._waiting = 0
 
     def app(self) -> FastAPI:
@@ -84,7 +88,7 @@ class Service:
             raise ApiError(429, 'too many requests wait; send it again later', headers=CLOSE | {'retry-after': '1'})
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._writing if path.startswith('sessions') else self._turn:
                 if await request.is_disconnected():
                     return None
                 return await asyncio.to_thread(self._answer, request.method, path, fields)

@@ -27,7 +27,7 @@ class NotFound(UserError):
 
 
 class Explorer:
-    """The page's other half. Not for several threads at once."""
+    """The page's other half. Not for several threads at once, but one may write on (`sessions`) while another looks."""
 
     def __init__(self, runs: Runs, prompt: str = DEFAULT_PROMPT):
         """

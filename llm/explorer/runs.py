@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
 from llm.explorer.kept import Kept
+from llm.inference.reading import require_causal
 from llm.tokenizer import open_workdir
 from llm.training import checkpoint
 from llm.workdir import Workdir
@@ -56,6 +58,9 @@ class Run:
         """
         self.workdir, self.name = workdir, name
         config = runtime.usable_config(workdir)
+        if config.objective.kind == 'reward_model':
+            raise UserError(f'{workdir.path} is a reward model, which predicts no token; name another run')
+        require_causal(config, workdir.path, 'this page')
         self.config, self.trained, self.model = config, config.model, for_reading(config.model)
         if not self.steps():
             raise UserError(f'{workdir.path} has no checkpoint yet; train it first')
@@ -106,7 +111,7 @@ class Runs:
 
     def __init__(self, runs: Sequence[Run]):
         self._runs = list(runs)
-        self._params = Kept(PARAMETER_BYTES)
+        self._params, self._reading = Kept(PARAMETER_BYTES), threading.Lock()
 
     def __iter__(self):
         return iter(self._runs)
@@ -125,7 +130,7 @@ class Runs:
         return self._runs[number]
 
     def params(self, number: int, step: int | None) -> tuple[int, Any]:
-        """The step meant (None is the newest) and the parameters there.
+        """The step meant (None is the newest) and the parameters there. Several threads may ask.
 
         Raises:
             UserError: if there is no such checkpoint, or it is damaged.
@@ -135,11 +140,12 @@ class Runs:
         if not steps:
             raise UserError(f'{run.workdir.path} has no checkpoint any more')
         wanted = steps[-1] if step is None else step
-        if (number, wanted) in self._params:
-            return wanted, self._params[number, wanted]
-        found, params = checkpoint.load_params(run.workdir, step)
-        self._params.put((number, found), params, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-        return found, params
+        with self._reading:
+            if (number, wanted) in self._params:
+                return wanted, self._params[number, wanted]
+            found, params = checkpoint.load_params(run.workdir, step)
+            self._params.put((number, found), params, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+            return found, params
 
     def check_comparable(self, left: int, right: int) -> None:
         """Raises UserError if two runs read the same text as different tokens."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
 from llm.errors import UserError
@@ -66,6 +66,16 @@ class Session:
     stopped: str | None = None
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'capacity'))
+def read_once(
+    model: Edited, params: Any, tokens: Int[Array, 'batch length'], lengths: Int[Array, 'batch'], capacity: int
+) -> KVCache:
+    """`llm.inference.decode.prefill` of text, with the edits."""
+    real = (jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]).astype(jnp.int32)
+    cache = KVCache.create(model.config, tokens.shape[0], capacity)
+    return model.apply({'params': params}, tokens, segment_ids=real, cache=cache, with_logits=False).cache
+
+
 @functools.partial(jax.jit, static_argnames='model', donate_argnames='state')
 def step_once(
     model: Edited, params: Any, state: DecodeState, settings: RowSettings
@@ -114,7 +124,7 @@ class Sessions:
         state = self._state(config, params, tokens, capacity)
         self._compile(model, params, state, read, lengths)
         begin = time.perf_counter()
-        cache = jax.block_until_ready(decode.prefill(model, params, read, lengths, capacity))
+        cache = jax.block_until_ready(read_once(model, params, read, lengths, capacity))
         milliseconds = 1000 * (time.perf_counter() - begin)
         state = state._replace(cache=jax.device_put(cache, state.token.sharding))
         session = Session(run, model, params, state, settings, list(tokens))
@@ -176,7 +186,7 @@ class Sessions:
 
         with ThreadPoolExecutor(2) as pool:
             stepping = pool.submit(step)
-            decode.prefill(model, params, read, lengths, state.cache.capacity)
+            read_once(model, params, read, lengths, state.cache.capacity)
             stepping.result()
         self._compiled.add(program)
 

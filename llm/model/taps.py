@@ -54,6 +54,8 @@ SITES: dict[str, Site] = {
     'head_outputs': Site(_ATTENTION, _HEADS, 'values mixed by the pattern, before the output projection'),
     'attention_output': Site(_BLOCK, _STREAM, 'what attention adds to the stream'),
     'residual_between': Site(_BLOCK, _STREAM, 'the stream between attention and feed-forward'),
+    'cross_attention_input': Site(_BLOCK, _STREAM, 'what cross-attention reads of the stream, with an encoder'),
+    'cross_attention_output': Site(_BLOCK, _STREAM, 'what cross-attention adds to the stream'),
     'feed_forward_input': Site(_BLOCK, _STREAM, 'what the feed-forward network reads: the stream after its norm'),
     'neurons': Site(_FEED_FORWARD, 'batch length hidden', 'after the activation, and the gate where there is one'),
     'feed_forward_output': Site(_BLOCK, _STREAM, 'what the feed-forward network adds to the stream'),
@@ -101,14 +103,15 @@ def tapped(module: nn.Module, sites: tuple[str, ...], edits: Edits | None) -> bo
 
 
 def sites_of(config: ModelConfig) -> tuple[str, ...]:
-    """The sites that a model has: without added positions one less, without a feed-forward network three."""
-    added = config.position in ('learned', 'sinusoidal')
-    return tuple(
-        name
-        for name in SITES
-        if (added or name != 'position_embedding')
-        and (config.hidden_width or name not in ('feed_forward_input', 'neurons', 'feed_forward_output'))
-    )
+    """The sites that a model has: not those of added positions, an encoder or a feed-forward network without these."""
+    missing = set()
+    if config.position not in ('learned', 'sinusoidal'):
+        missing.add('position_embedding')
+    if not config.encoder_layers:
+        missing |= {'cross_attention_input', 'cross_attention_output'}
+    if not config.hidden_width:
+        missing |= {'feed_forward_input', 'neurons', 'feed_forward_output'}
+    return tuple(name for name in SITES if name not in missing)
 
 
 def check_edits(edits: Edits | None, config: ModelConfig) -> None:

@@ -1,5 +1,7 @@
 """Neighbours, analogies and maps: what is planted is found, and chance looks like chance."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,15 +74,17 @@ def test_principal_components_keep_what_varies_most():
     assert made.shares[0] > made.shares[1] and sum(made.shares) == pytest.approx(1, abs=1e-4)
 
 
-def test_umap_keeps_groups_together_or_says_what_is_missing():
+def test_umap_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'umap', None)
+    with pytest.raises(UserError, match=r'glassbox-llm\[umap\]'):
+        embeddings.umap(np.ones((5, 3)))
+
+
+@pytest.mark.slow  # it compiles for most of a minute
+def test_umap_keeps_groups_together():
+    pytest.importorskip('umap')
     random = np.random.default_rng(0)
     vectors = np.repeat(random.normal(size=(2, 8)), 10, axis=0) + 0.05 * random.normal(size=(20, 8))
-    try:
-        import umap  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match=r'glassbox-llm\[umap\]'):
-            embeddings.umap(vectors)
-        return
     places = embeddings.umap(vectors, neighbours=5).places
     centres = places[:10].mean(0), places[10:].mean(0)
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * np.linalg.norm(places[:10] - centres[0], axis=1).max()

@@ -15,6 +15,7 @@ from llm.errors import UserError
 from llm.inference import prepared
 from llm.model import Transformer, taps
 from llm.model.kv_cache import KVCache
+from llm.model.transformer import Source
 
 SMALL = ModelConfig(vocab_size=13, context_length=12, num_layers=2, width=16, num_heads=4, feed_forward_width=24)
 ALL_BIASES = ('query', 'key', 'value', 'attention_output', 'feed_forward', 'norm')
@@ -55,7 +56,7 @@ FAMILIES = {
 LENGTH = 8
 
 
-QUICK = ('llama_gqa', 'gemma2', 'everything_post', 'attention_only')  # together they have every part of the others
+QUICK = ('llama_gqa', 'everything_post')  # together they have almost every part of the others
 EVERY_FAMILY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
@@ -197,7 +198,9 @@ def test_a_patch_of_one_place_changes_that_place_alone():
     npt.assert_array_equal(changed, [place in (3, 7) for place in range(LENGTH)])
 
 
-@pytest.mark.parametrize('family', ['gemma2', pytest.param('bloom', marks=pytest.mark.slow), 'llama_gqa'])
+@pytest.mark.parametrize(
+    'family', ['llama_gqa', *(pytest.param(name, marks=pytest.mark.slow) for name in ('bloom', 'gemma2'))]
+)
 def test_the_pattern_is_the_softmax_of_the_masked_scores(family):
     config, params = make(family)
     found = everything(family, 1).activations
@@ -225,7 +228,8 @@ def test_one_layer_alone_computes_what_it_computes_in_the_model(family):
             npt.assert_allclose(alone[name], whole[name][layer], atol=1e-5, err_msg=f'{name} of layer {layer}')
 
 
-def test_recomputation_and_packed_documents_change_nothing_shown():
+@pytest.mark.slow
+def test_packed_documents_are_read_apart():
     config, params = make('llama_gqa')
     segments = np.array([[1, 1, 1, 2, 2, 2, 2, 0]] * 2)
     places = np.array([[0, 1, 2, 0, 1, 2, 3, 0]] * 2)
@@ -250,7 +254,7 @@ def without(params, layer, path, rows, factor=0.0):
     return tree
 
 
-@pytest.mark.parametrize('family', ['llama_gqa', 'everything_post'])
+@pytest.mark.parametrize('family', ['llama_gqa', pytest.param('everything_post', marks=pytest.mark.slow)])
 def test_edits_do_what_changed_parameters_do(family):
     config, params = make(family)
     run = lambda params, edits=None: lens.run(params, config, tokens_of(1), edits=edits).logits
@@ -268,6 +272,7 @@ def test_edits_do_what_changed_parameters_do(family):
     assert np.abs(run(params) - run(params, neuron)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_edits_of_one_site_combine_in_order():
     config, params = make('llama_gqa')
     value = jnp.ones((2, 2, LENGTH, 16))
@@ -278,6 +283,7 @@ def test_edits_of_one_site_combine_in_order():
     npt.assert_array_equal(shown[0], 3.0)
 
 
+@pytest.mark.slow
 def test_mean_ablation_puts_the_mean_over_rows_and_places():
     config, params = make('gpt2')
     seen = lens.run(params, config, tokens_of(1), ('head_outputs', 'pattern')).activations
@@ -289,6 +295,7 @@ def test_mean_ablation_puts_the_mean_over_rows_and_places():
     npt.assert_allclose(after['pattern'][0, 1, 1], np.asarray(seen['pattern'])[0, :, 1].mean(0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_an_edit_is_what_it_does_to_first_order():
     config, params = make('llama_gqa')
     plain = lens.patch(config, 'head_outputs', jnp.zeros((2, 1, 4, 1, 1)), layers=())
@@ -303,6 +310,7 @@ def test_the_gradient_of_an_edit_is_what_it_does_to_first_order():
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.slow
 def test_edits_hold_while_decoding_with_a_cache():
     config, params = make('gemma2')
     tokens = jnp.asarray(tokens_of(1))
@@ -310,10 +318,14 @@ def test_edits_hold_while_decoding_with_a_cache():
         lens.ablate(config, 'head_outputs', layers=0, units=1), lens.scale(config, 'scores', 0.5, layers=1)
     )
     whole = lens.run(params, config, tokens, edits=edits).logits
+    apply = lambda params, tokens, cache: Transformer(config).apply(
+        {'params': params}, tokens, cache=cache, edits=edits
+    )
+    step = jax.jit(apply)
     for read in (params, prepared.prepare(params, config)):
         cache = KVCache.create(config, 2, LENGTH)
         for start, stop in ((0, 5), (5, 6), (6, 8)):
-            output = Transformer(config).apply({'params': read}, tokens[:, start:stop], cache=cache, edits=edits)
+            output = step(read, tokens[:, start:stop], cache)
             cache = output.cache
             npt.assert_allclose(output.logits, whole[:, start:stop], atol=1e-4)
 
@@ -358,8 +370,8 @@ def test_what_is_not_asked_for_is_not_kept_and_edits_of_one_kind_share_a_program
 
 
 def test_the_last_row_of_the_lens_is_the_model():
-    config, params = make('gemma2')
-    logits, activations = everything('gemma2', 1)
+    config, params = make('llama_gqa')
+    logits, activations = everything('llama_gqa', 1)
     target = tokens_of(3)
     read = lens.logit_lens(params, config, activations, target, top=3)
     assert read.tokens.shape == (3, 2, LENGTH, 3)
@@ -413,6 +425,7 @@ def test_ideal_heads_score_one_and_others_nothing():
     assert np.isnan(lens.duplicate_token_score(ideal[:, :1, :, :5, :5], np.arange(5)[None])).all()
 
 
+@pytest.mark.slow
 def test_scores_on_repeats_are_those_of_the_pattern():
     config, params = make('bloom')
     scores = lens.scores_on_repeats(params, config, rows=2, first=0, seed=3)
@@ -456,4 +469,20 @@ def test_what_does_not_exist_is_said():
 
 
 def test_the_table_of_sites_is_what_the_model_has():
-    assert set(taps.SITES) == set(lens.sites_of(make('gpt2')[0]))
+    config = dataclasses.replace(make('gpt2')[0], encoder_layers=1)
+    assert set(taps.SITES) == set(lens.sites_of(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('placement', ['pre', 'post', 'both'])
+def test_what_comes_from_an_encoder_is_a_term_too(placement):
+    FAMILIES['encoder'] = {'encoder_layers': 1, 'norm_placement': placement, 'biases': ALL_BIASES, 'norm': 'layernorm'}
+    make.cache_clear()
+    config, params = make('encoder')
+    source = Source(jnp.asarray(tokens_of(5)), jnp.ones((2, LENGTH), jnp.int32))
+    found = lens.run(params, config, tokens_of(1), lens.attribution_sites(config), source=source)
+    parts = lens.direct_logit_attribution(params, config, found.activations, 5)
+    assert np.abs(parts.cross_attention).max() > 0.01
+    npt.assert_allclose(parts.total, found.logits[..., 5], atol=1e-4)
+    other = lens.run(params, config, tokens_of(1), mask_kind='bidirectional', source=source).logits
+    assert np.abs(other[:, 0] - found.logits[:, 0]).max() > 0.01  # the first token reads the others

@@ -12,7 +12,9 @@ from llm.command_line import main
 from llm.compression import archive, circumstances, codec, compressor
 from llm.compression.compressor import tokenize
 from llm.compression.container import from_bytes
+from llm.config import Masked, RewardModel
 from llm.errors import MachineError, UserError
+from llm.workdir import Workdir
 
 TEXT = ('def return class import self value list dict\t\n' * 60).encode()
 FILES = {
@@ -51,7 +53,7 @@ def test_any_bytes_come_back(tiny, run, name):
 
 
 def test_what_the_model_makes_larger_is_stored(tiny):
-    made = archive.compress(tiny, FILES['random'])
+    made = archive.compress(tiny, FILES['random'], streams=64)
     assert made.header.coding is None and from_bytes(made.data, '').payload == FILES['random']
 
 
@@ -116,6 +118,14 @@ def test_the_number_of_streams(tiny):
     assert huge.window == 1024 and huge.streams(10**6) == 64
     with pytest.raises(UserError, match='--streams is 0'):
         archive.compress(tiny, b'abc', streams=0)
+
+
+@pytest.mark.parametrize('objective, said', [(Masked(), 'compression takes one'), (RewardModel(), 'predicts no text')])
+def test_a_model_that_does_not_predict_the_next_token_is_refused(objective, said, run, tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(dataclasses.replace(run.config(), objective=objective))
+    with pytest.raises(UserError, match=said):
+        compressor.load(workdir)
 
 
 def test_commands_give_a_file_back(run, tmp_path, capsys):

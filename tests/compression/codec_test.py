@@ -44,7 +44,7 @@ def test_frequencies_are_whole_numbers_whose_sums_are_exact():
     np.testing.assert_allclose(found / exact[:, None], wanted, atol=4097 / codec.TOTAL)
 
 
-@pytest.mark.parametrize('number, streams', [(1, 1), (16, 1), (17, 1), (90, 1), (62, 4), (9, 4), (250, 16)])
+@pytest.mark.parametrize('number, streams', [(1, 1), (16, 1), (17, 1), (90, 1), (9, 4), (250, 16)])
 def test_what_goes_in_comes_out(tiny, number, streams):
     """In streams of equal and of unequal length, within the window of 16, and past it, where it slides."""
     tokens = random_tokens(tiny, number)
@@ -76,7 +76,7 @@ def test_a_text_costs_its_negative_log_likelihood(tiny):
 def test_streams_do_not_see_each_other(tiny):
     """What a stream's tokens cost does not depend on which other stream is beside it."""
     first, second = random_tokens(tiny, 40, seed=2), random_tokens(tiny, 40, seed=3)
-    predictor, other = (tiny.predictors(160, 4, tiny.window)[0] for _ in range(2))
+    predictor, other = (tiny.predictors(9, 4, tiny.window)[0] for _ in range(2))
     for a, b in zip(first, second):
         predictor.start(np.array([a, b, b, b], np.int32))
         other.start(np.array([a, a, a, a], np.int32))
@@ -86,10 +86,9 @@ def test_streams_do_not_see_each_other(tiny):
 
 
 def test_bits_of_another_model_are_not_decoded(tiny):
-    tokens = random_tokens(tiny, 62)
-    payload, _ = coded(tiny, tokens, 4)
-    fresh = tiny.predictors(62, 4, tiny.window)
-    assert codec.decode(fresh, payload, 62, START, 'another fingerprint') is None
+    payload, _ = coded(tiny, random_tokens(tiny, 9), 4)
+    fresh = tiny.predictors(9, 4, tiny.window)
+    assert codec.decode(fresh, payload, 9, START, 'another fingerprint') is None
 
 
 def test_a_model_that_is_not_finite_is_refused(tiny):

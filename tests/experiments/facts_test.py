@@ -99,7 +99,7 @@ def test_the_page(tmp_path):
         'facts': {'worlds': 3},
     }
     page = report.write(tmp_path, results).read_text()
-    assert 'After it was taught to abstain' in page and page.count('<svg') == 2
+    assert 'Taught to abstain, and still reading' in page and page.count('<svg') == 2
     stored = json.loads((tmp_path / 'results.json').read_text())
-    assert len(stored['comparisons']) == 9
+    assert len(stored['comparisons']) == 9 == sum(map(len, report.COMPARED.values()))
     assert len(report.table(results).splitlines()) >= len(report.SHOWN)

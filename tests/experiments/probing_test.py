@@ -3,6 +3,7 @@
 import json
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
@@ -142,7 +143,7 @@ def test_rows_carry_the_labels_of_their_last_bytes(tokenizer):
     assert found.documents == ['a.py'] and (found.tokens[:, 0] == tokenizer.bos_id).all() and not found.real[:, 0].any()
     source = labels.label(SOURCE)
     for row, real, *marked in zip(found.tokens, found.real, *found.labels.values()):
-        text = bytes(row[real] - 16)
+        text = bytes((row[real] - 16).tolist())
         place = source.data.index(text)
         assert place in source.starts
         for values, task in zip(marked, found.labels):
@@ -166,9 +167,29 @@ def test_intervals_are_over_documents():
     assert interval['high'] - interval['mean'] == pytest.approx(2.093 * values.std(ddof=1) / 20**0.5, rel=1e-3)
 
 
+def test_a_depth_that_knows_is_told_from_one_that_only_knows_the_token(monkeypatch):
+    """Two depths, made by hand: vectors of tokens alone, and the same with the label written into them."""
+    monkeypatch.setattr(measure, 'TASKS', {'brackets': labels.TASKS['brackets']})
+    random = np.random.default_rng(0)
+    tokens, marks = random.integers(0, 40, (60, 15)), random.integers(0, 4, (60, 15))
+    rows = windows.Windows(
+        tokens, np.ones((60, 15), bool), {'brackets': marks}, np.arange(60) // 5, list('abcdefghijkl')
+    )
+    wanted = measure.sample(rows, 900)
+    token, label = random.normal(size=(40, 10)), 3 * random.normal(size=(4, 10))
+    streams = np.stack([token[tokens], token[tokens] + label[marks]]).reshape(2, 900, 10)
+    streams = {measure.TRAINED: [streams], measure.UNTRAINED: [streams[:1].repeat(2, axis=0)]}
+    kept, settings = wanted['brackets'], measure.Settings(folds=3)
+    one = measure.probe_all(streams, rows, wanted, kept, measure.deal(rows, 3), settings)['brackets']
+    assert one['best_depth'] == 1 and one['accuracy'][1]['low'] > 0.8 and one['accuracy'][0]['high'] < 0.4
+    assert one['by_token']['high'] < 0.4 and one['untrained'][1]['high'] < 0.4
+    assert one['selectivity'][1]['low'] > 0.15 and one['best_over_untrained']['low'] > 0.4
+
+
 FUNCTIONS = ('read', 'write', 'open', 'close')
 
 
+@pytest.mark.slow  # it trains, and compiles every probe
 def test_the_experiment_runs_and_a_model_too_small_knows_little(tmp_path, capsys, monkeypatch):
     from llm.training.loop import train
 
@@ -178,14 +199,14 @@ def test_the_experiment_runs_and_a_model_too_small_knows_little(tmp_path, capsys
         body = f'def {name}(path, n={i}):\n    # {other} it\n    data = [path, (n, {i})]\n    return {other}(data)\n\n'
         (tmp_path / f'f{i}.py').write_text(body * 2)
     config = Config(
-        model=ModelConfig(vocab_size=300, context_length=48, num_layers=1, width=16, num_heads=2),
+        model=ModelConfig(vocab_size=340, context_length=48, num_layers=1, width=16, num_heads=2),
         data=DataConfig(corpora=(f'text:{tmp_path}/*.py',), sequence_length=48),
         training=TrainingConfig(steps=2, batch_size=2),
         checkpoint=CheckpointConfig(every=2),
         evaluation=EvaluationConfig(every=2, max_windows=2, sample_tokens=0),
         log=LogConfig(every=1, tensorboard=False),
     )
-    train(config, tmp_path / 'run', progress=False)
+    train(config, tmp_path / 'run', progress=False, devices=jax.devices()[:1])
     monkeypatch.setattr('llm.runtime.prepare_host', lambda workdir: None)
     out = tmp_path / 'report'
     program.main(['--workdir', str(tmp_path / 'run'), '--out', str(out), '--tokens', '500', '--neurons', '2'])

@@ -113,11 +113,11 @@ def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     go(page, 'attention:1')
     page.evaluate('window.glassbox.change({head: 2})')
     page.wait_for_selector('.attends .bar-row-one')
-    page.focus('.map canvas')
+    page.focus('.attention-map > .map canvas')
     page.keyboard.press('ArrowRight')  # the last query, the first key
     answer = ask('GET', f'traces/{shown(page)["trace"]}/pattern', layer=1, head=2, query=0, key=0, size=128)
     weight, score = unpacked(answer['pattern'])[-1, 0], unpacked(answer['scores'])[-1, 0]
-    said = page.inner_text('.map-says').replace('−', '-')
+    said = page.inner_text('.attention-map > .map .map-says').replace('−', '-')
     found = re.search(r'score (\S+), weight (\S+)', said)
     assert float(found[1]) == pytest.approx(score, rel=0.01)
     assert float(found[2]) == pytest.approx(weight, rel=0.01, abs=1e-4)
@@ -125,7 +125,7 @@ def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     page.keyboard.press('End')
     for _ in PROMPT:
         page.keyboard.press('ArrowRight')
-    assert 'hidden by the mask' in page.inner_text('.map-says')
+    assert 'hidden by the mask' in page.inner_text('.attention-map > .map .map-says')
 
 
 @pytest.mark.slow
@@ -376,3 +376,47 @@ def test_many_layers_and_long_prompts_stay_usable(launched, tmp_path, layers, to
             page.keyboard.press(key)
             page.wait_for_function('at => window.glassbox().position === at', arg=position)
             assert page.is_visible('.strip-chip[aria-selected=true]')
+
+
+KINDS = {
+    'attention only, learned positions': {'feed_forward_width': 0, 'position': 'learned'},
+    'norms behind, no positions': {'norm_placement': 'post', 'position': 'none', 'norm': 'layernorm'},
+    'a window, sines, capped logits, one head': {
+        'position': 'sinusoidal',
+        'windows': (4,),
+        'num_heads': 1,
+        'num_kv_heads': 1,
+        'logit_softcap': 5.0,
+        'tied_embeddings': False,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+def test_other_kinds_of_model(launched, tmp_path, kind):
+    model = dataclasses.replace(MODEL, **KINDS[kind])
+    explorer = Explorer(open_runs([make_run(tmp_path / 'run', model, steps=(1, 2))]), 'def ')
+    with served(explorer) as url, chromium.opened(launched, url) as page:
+        follow(page, PROMPT)
+        for _ in range(page.locator('.stage-choice option').count()):
+            settled(page)
+            assert page.locator('.trouble').count() == 0, page.inner_text('#view h2')
+            page.click('#step')
+        page.wait_for_function('before => window.glassbox().trace.length === before', arg=len(PROMPT) + 2)
+        for view in VIEWS:
+            page.click(f'#tab-{view}')
+            settled(page)
+            assert page.locator('.trouble').count() == 0, view
+
+
+@pytest.mark.slow
+def test_it_runs_by_itself_and_stops(page):
+    page.click('#run')
+    page.wait_for_function('() => window.glassbox().session?.steps.length === 1')
+    page.wait_for_function('() => window.glassbox().stage === "embedding"')  # with the drawn token, from the start
+    page.click('#run')
+    where = page.evaluate('window.glassbox().stage')
+    page.wait_for_timeout(2500)
+    assert page.evaluate('window.glassbox().stage') == where
+    assert 'of 64 tokens' in page.inner_text('.rail-cache')

@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import MODEL, make_run
 
 from llm.command_line import main
-from llm.config import TokenizerConfig
+from llm.config import Masked, RewardModel, TokenizerConfig
 from llm.errors import UserError
 from llm.explorer.explorer import NotFound
 from llm.tokenizer import train
@@ -138,6 +138,10 @@ def test_runs_that_cannot_be_shown(refused, runs_folder, tmp_path):
     other = make_run(tmp_path / 'bpe', model, tokenizer=tokenizer)
     said = refused('explore', '--port', '0', '--workdir', runs_folder / 'one', '--workdir', other)
     assert 'have different tokenizers' in said
+    masked = make_run(tmp_path / 'masked', steps=(), objective=Masked())
+    assert 'this page' in refused('explore', '--port', '0', '--workdir', masked)
+    reward = make_run(tmp_path / 'reward', steps=(), objective=RewardModel())
+    assert 'is a reward model' in refused('explain', '--workdir', reward, '--prompt', 'a', '--out', tmp_path / 'a.html')
     assert '--workdir is missing' in refused('explore')
     assert 'set a token' in refused('explore', '--workdir', runs_folder / 'one', '--host', '0.0.0.0')
 

@@ -169,6 +169,22 @@ def test_one_question_at_a_time_and_none_of_clients_that_left(server, scripted):
     assert sorted(paths) == ['last', *(f'slow/{i}' for i in range(4))] and scripted.together == 1
 
 
+def test_a_page_goes_on_while_a_text_is_written(server, scripted):
+    scripted.go.clear()
+    looking = threading.Thread(target=server.ask, args=('GET', '/api/slow'))
+    looking.start()
+    while not scripted.asked:
+        time.sleep(0.01)
+    writing = threading.Thread(target=server.ask, args=('POST', '/api/sessions', '{}'))
+    writing.start()
+    while len(scripted.asked) < 2:
+        time.sleep(0.01)
+    scripted.go.set()
+    looking.join(20)
+    writing.join(20)
+    assert scripted.together == 2
+
+
 def test_too_many_waiting_are_refused(server, scripted, monkeypatch):
     monkeypatch.setattr(app_module, 'MOST_WAITING', 1)
     scripted.go.clear()

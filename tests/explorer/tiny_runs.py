@@ -17,11 +17,11 @@ MODEL = ModelConfig(
 OTHER = dataclasses.replace(MODEL, position='alibi', windows=(None, 5))
 
 
-def make_run(path, model=MODEL, steps=(1,), seed=0, tokenizer=None):
+def make_run(path, model=MODEL, steps=(1,), seed=0, tokenizer=None, **settings):
     """A run with random parameters at each of its checkpoints."""
     workdir = Workdir(path)
     path.mkdir()
-    workdir.write_config(Config(name=path.name, model=model, data=DataConfig(sequence_length=64)))
+    workdir.write_config(Config(name=path.name, model=model, data=DataConfig(sequence_length=64), **settings))
     (tokenizer or train(TokenizerConfig(kind='byte'), 272, [])).save_in(path)
     checkpoints = Checkpoints(workdir.checkpoints)
     for step in steps:

@@ -50,7 +50,7 @@ def params():
 def log_probs(config, params, ids, **given):
     static = {name: given.pop(name) for name in ('mask_kind',) if name in given}
     read = lambda params, ids, given: Transformer(config.model).apply({'params': params}, ids, **given, **static).logits
-    return np.asarray(jax.nn.log_softmax(jax.jit(read)(params, np.array([ids], np.int32), given)))[0]
+    return np.array(jax.nn.log_softmax(jax.jit(read)(params, np.array([ids], np.int32), given)))[0]
 
 
 def test_a_masked_blank_has_the_probabilities_of_the_softmax(params):
@@ -64,6 +64,7 @@ def test_a_masked_blank_has_the_probabilities_of_the_softmax(params):
     npt.assert_allclose([candidate.probability for candidate in found], np.exp(expected[best]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_masked_tokens_are_filled_from_left_to_right(params):
     """With as many candidates as there are tokens nothing is lost on the way: the best pair is the best of all."""
     config = configure(Masked())
@@ -76,7 +77,7 @@ def test_several_masked_tokens_are_filled_from_left_to_right(params):
     assert found[0].probability == max(candidate.probability for candidate in found)
 
 
-@pytest.mark.parametrize('encoder', [0, 1])
+@pytest.mark.parametrize('encoder', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_written_blank_has_the_probability_of_its_tokens_and_its_end(params, encoder):
     config = configure(SpanCorruption(), encoder)
     first, second = Filler(config, params[encoder], TOKENIZER).fill(['ab', 'c', ''], candidates=2, tokens=2)
@@ -102,7 +103,14 @@ def test_a_written_blank_has_the_probability_of_its_tokens_and_its_end(params, e
             assert any(candidate.probability == pytest.approx(one, rel=1e-3) for one in found)
 
 
-@pytest.mark.parametrize(('objective', 'encoder'), [(PrefixLM(), 0), (PrefixLM(), 1), (SpanCorruption(), 1)])
+@pytest.mark.parametrize(
+    ('objective', 'encoder'),
+    [
+        (PrefixLM(), 0),
+        pytest.param(PrefixLM(), 1, marks=pytest.mark.slow),
+        pytest.param(SpanCorruption(), 1, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_generated_is_what_the_forward_pass_says(params, objective, encoder):
     config = configure(objective, encoder)
     model, own = Transformer(config.model), params[encoder]

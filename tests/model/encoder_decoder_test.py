@@ -62,7 +62,7 @@ def sees(config, **given) -> np.ndarray:
     return np.abs(np.asarray(reads(params, vectors, given))).sum(axis=-1) > 0
 
 
-@pytest.mark.parametrize('position', ['rope', 'alibi'])
+@pytest.mark.parametrize('position', [pytest.param('rope', marks=pytest.mark.slow), 'alibi'])
 def test_bidirectional_tokens_see_all_of_their_document_and_nothing_else(position):
     config = dataclasses.replace(MODEL, position=position)
     segments = np.array([[1, 1, 1, 2, 2, 0, 0]], np.int32)
@@ -83,7 +83,7 @@ def test_windows_reach_both_ways():
     npt.assert_array_equal(sees(one, mask_kind='bidirectional'), abs(place[None, :] - place[:, None]) < 3)
 
 
-@pytest.mark.parametrize('position', ['rope', 'learned', 'alibi'])
+@pytest.mark.parametrize('position', ['rope', pytest.param('learned', marks=pytest.mark.slow)])
 def test_a_prefix_of_one_token_is_the_causal_model(position):
     config = dataclasses.replace(MODEL, position=position)
     params, ids = random_params(config), tokens(LENGTH)
@@ -192,8 +192,9 @@ def test_packed_documents_read_their_own_sources():
     assert np.isfinite(nothing).all()
 
 
-@pytest.mark.parametrize('ready', [False, True], ids=['as trained', 'prepared for reading'])
-@pytest.mark.parametrize('position', ['rope', 'learned'])
+@pytest.mark.parametrize(
+    ('position', 'ready'), [('rope', True), pytest.param('learned', False, marks=pytest.mark.slow)]
+)
 def test_decoding_with_a_cache_is_the_forward_pass(position, ready):
     """A row reads a source of four tokens in a cache with room for more, three tokens at once and then one by one."""
     config = dataclasses.replace(READS, position=position)

@@ -177,10 +177,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind, top_k):
     close((total, gradient), jax.tree.map(jnp.zeros_like, (total, gradient)))
 
 
-@pytest.mark.parametrize('top_k', [0, 3])
-def test_chunks_change_nothing(top_k):
-    config = Distillation(divergence='reverse', temperature=1.5, top_k=top_k)
-    batch = taught_batch(top_k, 1.5)
+def test_chunks_change_nothing():
+    config = Distillation(divergence='reverse', temperature=1.5, top_k=3)
+    batch = taught_batch(3, 1.5)
     close(seen(dataclasses.replace(config, vocabulary_chunk=4), batch), seen(config, batch))
 
 

@@ -25,7 +25,7 @@ def hiding(tiny, objective, encoder=0, steps=12):
         pytest.param(PrefixLM(), 0, marks=pytest.mark.slow),
         pytest.param(PrefixLM(), 1, marks=pytest.mark.slow),
         pytest.param(SpanCorruption(), 0, marks=pytest.mark.slow),
-        (SpanCorruption(), 1),
+        pytest.param(SpanCorruption(), 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_learns_goes_on_where_it_stopped_and_is_measured_the_same_again(tiny, tmp_path, objective, encoder):
@@ -47,6 +47,7 @@ def test_a_run_learns_goes_on_where_it_stopped_and_is_measured_the_same_again(ti
     assert whole['flops'] == pytest.approx(whole['tokens'] * flops.flops_per_text_token(config))
 
 
+@pytest.mark.slow
 def test_all_objectives_count_the_same_text(tiny, tmp_path):
     """Tokens are those of the windows, whatever is hidden of them."""
     short = lambda objective, steps=2: hiding(tiny, objective, steps=steps)

@@ -1,5 +1,6 @@
 """What a model computes on the way, by name: one compiled program for each set of sites."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -54,8 +55,8 @@ def run(
         edits: by site, from `llm.analysis.lens.edits`; they act where the model computes, and activations are shown
             as edited.
         with_logits: whether logits are wanted.
-        **inputs: what else `Transformer` reads beside the tokens: `segment_ids`, `positions`, the embeddings and
-            places of images; words are part of the program, all else are arrays.
+        **inputs: what else `Transformer` reads beside the tokens: `segment_ids`, `positions`, `mask_kind`, a `source`,
+            the embeddings and places of images; words are part of the program, all else are arrays.
 
     Raises:
         ValueError: for a site that the model does not have, an edit whose shape does not fit, or parameters that were
@@ -71,7 +72,8 @@ def run(
     words = {name: value for name, value in inputs.items() if isinstance(value, str)}
     arrays = jax.tree.map(jnp.asarray, {name: value for name, value in inputs.items() if name not in words})
     settings = (_as_loop(config), sites, with_logits, tuple(sorted(words.items())))
-    return _run(params, jnp.asarray(tokens, jnp.int32), dict(edits or {}), arrays, *settings)
+    with _full_precision(config):
+        return _run(params, jnp.asarray(tokens, jnp.int32), dict(edits or {}), arrays, *settings)
 
 
 def run_layer(
@@ -122,6 +124,12 @@ def _run(params, tokens, edits, inputs, config, sites, with_logits, words):
     settings = {'with_logits': with_logits, 'edits': edits, 'mutable': ['intermediates']}
     output, captured = Transformer(config).apply({'params': params}, tokens, **inputs, **dict(words), **settings)
     return Run(output.logits, {name: _find(captured['intermediates'], name) for name in sites})
+
+
+def _full_precision(config):
+    """Accelerators round the operands of float32 products, unless they are told not to."""
+    rounds = config.compute_dtype == 'float32' and jax.default_backend() != 'cpu'
+    return jax.default_matmul_precision('highest') if rounds else contextlib.nullcontext()
 
 
 def _find(captured, name):

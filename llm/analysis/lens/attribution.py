@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from llm.config import ModelConfig
+from llm.model.norms import Norm
 from llm.model.parametrization import output_multiplier
 from llm.model.taps import sites_of
 
@@ -33,6 +34,7 @@ class Attribution(NamedTuple):
         heads: of each head, through its part of the output projection.
         attention_bias: of that projection's bias (and of its norm's, with norms behind attention).
         feed_forward: of each layer's network, its bias included; 0 where there is none.
+        cross_attention: of what each layer reads from an encoder; 0 where there is none.
         norm_bias: of the biases of norms on the stream, the final norm's among them.
         head_bias: of the head's own.
     """
@@ -43,6 +45,7 @@ class Attribution(NamedTuple):
     heads: Float[Array, 'layers batch heads place']
     attention_bias: Float[Array, 'layers batch place']
     feed_forward: Float[Array, 'layers batch place']
+    cross_attention: Float[Array, 'layers batch place']
     norm_bias: Float[Array, 'batch place']
     head_bias: Float[Array, 'batch place']
 
@@ -50,7 +53,8 @@ class Attribution(NamedTuple):
     def total(self) -> Float[Array, 'batch place']:
         """The sum of all terms."""
         single = self.token_embedding + self.position_embedding + self.norm_bias + self.head_bias
-        return single + jnp.sum(self.heads, (0, 2)) + jnp.sum(self.attention_bias + self.feed_forward, 0)
+        layers = self.attention_bias + self.feed_forward + self.cross_attention
+        return single + jnp.sum(self.heads, (0, 2)) + jnp.sum(layers, 0)
 
     @property
     def unexplained(self) -> Float[Array, 'batch place']:
@@ -73,7 +77,7 @@ class NeuronAttribution(NamedTuple):
 def attribution_sites(config: ModelConfig) -> tuple[str, ...]:
     """What `run` has to be asked for. Neurons besides, for `neuron_attribution`."""
     needed = ('token_embedding', 'position_embedding', 'residual_before', 'head_outputs', 'attention_output')
-    needed += ('residual_between', 'feed_forward_output', 'residual_after', 'hidden')
+    needed += ('residual_between', 'cross_attention_output', 'feed_forward_output', 'residual_after', 'hidden')
     return tuple(name for name in needed if name in sites_of(config))
 
 
@@ -185,20 +189,28 @@ def _walk(params, activations, head, config, with_directions=False):
     def layer(carry, inputs):
         direction, norm_bias = carry
         block, found = inputs
-        feed_forward = jnp.zeros(direction.shape[:2])
+        feed_forward = cross_attention = jnp.zeros(direction.shape[:2])
+        middle, written = found['residual_between'], found.get('cross_attention_output')
         if config.hidden_width:
             if placement == 'post':
-                stream = found['residual_between'] + found['feed_forward_output']
+                stream = middle if written is None else _normalised(block, config, middle + written)
+                stream = stream + found['feed_forward_output']
                 direction, constant = _back_through(block['feed_forward_norm'], config, stream, direction)
                 norm_bias = norm_bias + constant
             feed_forward = _dot(found['feed_forward_output'], direction)
         behind_feed_forward = direction
+        if written is not None:
+            if placement == 'post':
+                norm = block['cross_attention_norm']
+                direction, constant = _back_through(norm, config, middle + written, direction)
+                norm_bias = norm_bias + constant
+            cross_attention = _dot(written, direction)
         if placement == 'post':
             stream = found['residual_before'] + found['attention_output']
             direction, constant = _back_through(block['attention_norm'], config, stream, direction)
             norm_bias = norm_bias + constant
         heads, attention_bias = _heads(block, found['head_outputs'], direction, config)
-        terms = behind_feed_forward if with_directions else (heads, attention_bias, feed_forward)
+        terms = behind_feed_forward if with_directions else (heads, attention_bias, feed_forward, cross_attention)
         return (direction, norm_bias), terms
 
     of_layers = {name: activations[name] for name in _LAYERED if name in activations}
@@ -218,12 +230,19 @@ def _walk(params, activations, head, config, with_directions=False):
         heads=terms[0],
         attention_bias=terms[1],
         feed_forward=terms[2],
+        cross_attention=terms[3],
         norm_bias=norm_bias,
         head_bias=head[1],
     )
 
 
-_LAYERED = ('residual_before', 'head_outputs', 'attention_output', 'residual_between', 'feed_forward_output')
+_LAYERED = ('residual_before', 'head_outputs', 'attention_output', 'residual_between', 'cross_attention_output')
+_LAYERED += ('feed_forward_output',)
+
+
+def _normalised(block, config, x):
+    """The stream behind cross-attention's norm, where that stands on it."""
+    return Norm(config).apply({'params': block['cross_attention_norm']}, x)
 
 
 def _heads(block, outputs, direction, config):

@@ -6,6 +6,7 @@ import { signedColour, weightColour } from '../core/colours.js';
 import { number, tokenText } from '../core/format.js';
 import { change, state } from '../core/store.js';
 import { heatmap } from '../parts/heatmap.js';
+import { patternOverview } from './pattern_overview.js';
 
 const WINDOW = 128; // tokens a side, as the server cuts and as a static file holds them
 
@@ -23,6 +24,7 @@ export function attentionMap(scope, layerOf) {
   scope.also(map.end);
   scope.also(() => change({ lookedAt: null }));
   const trouble = make('div');
+  const overview = patternOverview(scope, layerOf, WINDOW, (query, key) => move({ query, key: Math.min(query, key) }));
   const pager = make('div', { class: 'row middle pager' });
   const buttons = MODES.map(([name, says]) => make('button', {
     type: 'button', on: { click: () => { mode = name; refresh(); } }, 'data-mode': name,
@@ -52,11 +54,15 @@ export function attentionMap(scope, layerOf) {
   // The window follows the token only when that leaves it, so that looking around stays where it is.
   scope.live(pager, ['position'], ({ position }) => {
     if (at && (position < at.query || position >= at.query + WINDOW)) {
-      at = windowAt(position);
-      pages();
-      load(() => scope.open).catch((error) => { trouble.textContent = error.message; });
+      move(windowAt(position));
     }
   });
+
+  function move(to) {
+    at = to;
+    pages();
+    load(() => scope.open).catch((error) => { trouble.textContent = error.message; });
+  }
 
   function pages() {
     const { length } = state.trace;
@@ -68,10 +74,8 @@ export function attentionMap(scope, layerOf) {
       type: 'button', disabled: at[name] + by < 0 || at[name] + by >= length || (name === 'key' && at.key + by > at.query),
       'aria-label': `${by < 0 ? 'Earlier' : 'Later'} ${name === 'query' ? 'queries' : 'keys'}`,
       on: { click: () => {
-        at = { ...at, [name]: at[name] + by };
-        at.key = Math.min(at.key, at.query);
-        pages();
-        load(() => scope.open).catch((error) => { trouble.textContent = error.message; });
+        const to = { ...at, [name]: at[name] + by };
+        move({ ...to, key: Math.min(to.key, to.query) });
       } },
     }, by < 0 ? '‹' : '›');
     const until = (first) => Math.min(length, first + WINDOW) - 1;
@@ -82,7 +86,7 @@ export function attentionMap(scope, layerOf) {
 
   refresh();
   return make('div', { class: 'attention-map' },
-    make('div', { class: 'segments', role: 'group', 'aria-label': 'What the map shows' }, buttons), pager, trouble, map.node,
+    make('div', { class: 'segments', role: 'group', 'aria-label': 'What the map shows' }, buttons), overview, pager, trouble, map.node,
     make('p', { class: 'quiet small' }, 'Rows ask, columns answer. Weights: the square root sets the colour. Scores: orange below zero, blue above.'));
 }
 

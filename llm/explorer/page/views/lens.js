@@ -118,7 +118,7 @@ export function lensView(scope) {
   scope.also(watchScheme(() => show(() => scope.open).catch(() => {})));
   scope.live(grid, ['trace', 'position'], (_, fresh) => show(fresh));
   scope.live(detail, ['trace', 'position'], (_, fresh) => explain(fresh));
-  return stageCard('Logit lens', 'The final norm and the unembedding, applied to the stream after every block: the most probable next token if the model stopped there. The bluer, the surer.',
+  return stageCard('Logit lens', 'The final norm and the unembedding, applied to the stream after every block: the most probable next token if the model stopped there. The stronger the colour, the surer.',
     ['lens'], pager, grid, detail);
 }
 
