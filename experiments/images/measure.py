@@ -1,9 +1,10 @@
 """The test: every model and every probe asked the same questions about images that none of them has learned from."""
 
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +102,7 @@ def measure(out: pathlib.Path, runs: Sequence[Run], plan: Plan) -> Results:
     Raises:
         UserError: if the base's are not.
     """
-    tests = {kind: _first(probes.asked(kind, 'test', 1), plan.tested) for kind in KINDS}
+    tests = {kind: _first(probes.test_of(kind), plan.tested) for kind in KINDS}
     by_name = {run.name: run for run in runs}
     named = {arm: [by_name.get(run_name(arm, seed)) for seed in range(plan.seeds)] for arm in plan.arms}
     chosen = {arm: some for arm, some in named.items() if all(run and _done(run) for run in some)}
@@ -132,13 +133,18 @@ def _first(test: Asked, most: int) -> Asked:
 
 def _kept(out: pathlib.Path, run: Run, tests: dict[str, Asked]) -> dict[str, list[str]]:
     """A run's answers, asked for once."""
-    path = out / 'answers' / f'{run.key}.json'
+    loaded = functools.cache(lambda: load_generator(run.workdir))
+    return {
+        kind: _once(out / 'answers' / f'{run.key}.{kind}.{_digest(test)}.json', lambda test=test: ask(loaded(), test))
+        for kind, test in tests.items()
+    }
+
+
+def _once(path: pathlib.Path, answers: Callable[[], list[str]]) -> list[str]:
+    """What a file holds; it is written where there is none."""
     if path.is_file():
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        if all(len(stored[kind]) == len(test.answers) for kind, test in tests.items()):
-            return stored
-    generator = load_generator(run.workdir)
-    found = {kind: ask(generator, test) for kind, test in tests.items()}
+        return json.loads(path.read_text(encoding='utf-8'))
+    found = answers()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(found) + '\n')
     return found
@@ -163,21 +169,17 @@ def ask(generator: Generator, test: Asked) -> list[str]:
 
 def _baselines(out: pathlib.Path, tests: dict[str, Asked]) -> dict[str, dict[str, list[str]]]:
     """What the probes answer: the same for every run, so fitted once and kept."""
-    path = out / 'answers' / f'probes.{_digest(tests)}.json'
-    if path.is_file():
-        return json.loads(path.read_text(encoding='utf-8'))
     found = {NO_IMAGE: {kind: probes.most_common(kind, test) for kind, test in tests.items()}}
     for name, probe in PROBES.items():
-        kinds = tests if probe is probes.linear else tasks_digits.QUESTIONS
-        found[name] = {kind: probe(kind, tests[kind]) for kind in kinds}
-    write_atomically(path, json.dumps(found) + '\n')
+        found[name] = {}
+        for kind in tests if probe is probes.linear else tasks_digits.QUESTIONS:
+            path = out / 'answers' / f'probe.{probe.__name__}.{kind}.{_digest(tests[kind])}.json'
+            found[name][kind] = _once(path, lambda probe=probe, kind=kind: probe(kind, tests[kind]))
     return found
 
 
-def _digest(tests: dict[str, Asked]) -> str:
-    """Of the questions and of the code that makes and answers them."""
-    sources = [pathlib.Path(module.__file__).read_bytes() for module in (probes, tasks_digits)]
-    return hashlib.sha256(b''.join([repr(tests).encode(), *sources])).hexdigest()[:8]
+def _digest(test: Asked) -> str:
+    return hashlib.sha256(repr(test).encode()).hexdigest()[:8]
 
 
 def as_json(results: Results) -> dict:

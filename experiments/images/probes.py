@@ -34,6 +34,15 @@ def asked(kind: str, side: tasks_digits.Side, each: int = tasks_digits.PAIRS) ->
     return Asked(pairs, tasks_digits.QUESTIONS[kind], answers)
 
 
+def test_of(kind: str) -> Asked:
+    """The test: every test image once, in its caption or in a pair. In pairs of 'same', every second digit is."""
+    if kind != 'same':
+        return asked(kind, 'test', 1)
+    both = asked(kind, 'test', 2)  # of every image one pair of different digits, then one of the same
+    chosen = [2 * image + image % 2 for image in range(len(both.numbers) // 2)]
+    return Asked([both.numbers[i] for i in chosen], both.prompt, [both.answers[i] for i in chosen])
+
+
 def most_common(kind: str, test: Asked) -> list[str]:
     """What is right most often in training, whatever is asked about."""
     answers = asked(kind, 'train').answers

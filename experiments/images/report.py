@@ -34,7 +34,8 @@ def write(out: pathlib.Path, results: Results) -> pathlib.Path:
     write_atomically(out / 'results.json', json.dumps(measure.as_json(results), indent=1) + '\n')
     files = _files(out)
     context = {
-        'subtitle': f'{results.parameters:,} parameters · seeds: {results.plan.seeds} · {results.plan.steps} steps of '
+        'subtitle': f'{results.parameters:,} parameters · seeds: {results.plan.seeds}, arms done: '
+        f'{len(results.answers)} of {len(results.plan.arms)} · {results.plan.steps} steps of '
         f'{results.plan.rows} examples · training {units.duration(results.seconds)} on {processors()} cores '
         f'({cpu_model()}) · code {code_version()}',
         'cards': [
@@ -144,7 +145,7 @@ def _curves(results: Results):
         for colour, (arm, curves) in enumerate(results.curves.items())
         for seed, curve in enumerate(curves)
     ]
-    return plots.line_plot('Held-out loss of the answers', 'step', 'nats per token', series)
+    return plots.line_plot('Held-out loss of the answers', 'step', 'nats per token', series, log_y=True)
 
 
 def _shown(results: Results, kind: str) -> list[dict[str, Any]]:

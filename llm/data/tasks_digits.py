@@ -104,8 +104,8 @@ def answer(kind: str, first: int, second: int) -> str:
 def pairs(kind: str, of: Side, each: int = PAIRS) -> list[tuple[int, int]]:
     """Every image of a side `each` times with another of that side, in either order.
 
-    Which other is drawn at random, from a fixed seed; for 'same', every second one is of the same digit, and for
-    'larger' one in ten, which is how often two digits are equal.
+    Which other is drawn at random, from a fixed seed; for 'same', every second one of an image is of the same
+    digit; else one in ten is, which is how often two digits are equal.
     """
     own, labels = np.array(numbers(of)), digits().labels
     random = np.random.default_rng(zlib.crc32(f'{kind} {of}'.encode()))

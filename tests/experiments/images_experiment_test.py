@@ -22,7 +22,7 @@ KINDS = measure.KINDS
 @pytest.fixture(scope='module')
 def results():
     """Ten questions of each kind; two seeds of the base that get 9 and 7 right, an arm that gets 5 twice."""
-    tests = {kind: measure._first(probes.asked(kind, 'test', 1), 10) for kind in KINDS}
+    tests = {kind: measure._first(probes.test_of(kind), 10) for kind in KINDS}
 
     def answered(right):
         said = lambda answer, kind: answer if kind == probes.CAPTION else f'four, two: {answer}'
@@ -92,6 +92,13 @@ def test_every_row_fits_and_every_arm_is_another_model():
                 }
                 assert len(reader.read(row)) == 1
     assert not reader.dropped and not reader.noted['truncated']
+
+
+def test_half_of_the_tests_pairs_are_of_one_digit_and_every_image_is_asked_about_once():
+    test, own = probes.test_of('same'), tasks_digits.numbers('test')
+    assert abs(test.answers.count('yes') - test.answers.count('no')) <= 1
+    assert len(test.answers) == len(own) == len(probes.test_of('sum').answers) == len(probes.test_of('caption').answers)
+    assert all(number in pair for number, pair in zip(own, test.numbers))
 
 
 def test_the_rule_is_applied_to_what_each_digit_is_taken_for(monkeypatch):

@@ -226,6 +226,7 @@ def test_examples_in_one_row_do_not_see_each_others_images():
 # ---------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_images_reach_the_patch_encoder_and_text_does_not():
     """Gradients of all its parameters, over two micro-batches, are the finite differences of the whole batch's loss;
     without images they are 0."""
