@@ -17,7 +17,7 @@ from llm.sweep.space import BASE
 from llm.workdir import Workdir
 
 COMMANDS = ('benchmark', 'cache', 'chat', 'compare', 'config', 'evaluate', 'generate', 'merge', 'rank', 'tokenize')
-COMMANDS += ('export', 'import', 'serve', 'sweep', 'train')
+COMMANDS += ('export', 'import', 'serve', 'sweep', 'train', 'explain', 'explore', 'fill', 'compress', 'decompress')
 ROOT = pathlib.Path(command_line.__file__).parent.parent
 
 
@@ -333,6 +333,11 @@ def test_help_explains_every_option_and_exits_with_0(capsys, command):
         'export': ('most MiB',),
         'import': ('as saved',),
         'serve': (),
+        'explain': ('in updates made',),
+        'explore': ('at least 16 characters',),
+        'fill': (),
+        'compress': (),
+        'decompress': (),
     }[command]:
         assert unit in shown
     # A flag is followed by what it does; a bare default says that nobody told.

@@ -130,7 +130,7 @@ def measure(compressors: Sequence[Compressor], training: np.ndarray, pictures: n
     rows.append(('PNG, all in one picture', 8 * others.png_size(sheet(greys)) / pictures.size, None))
     for program in others.programs():
         rows.append((f'{program.name}, all as one', 8 * others.measure(program, [data]).sizes[0] / pictures.size, None))
-    rows.append(('each pixel by its place, adaptive', *_interval(histogram_bits(training, pictures).mean(axis=1))))
+    rows.append(('each pixel by counts of its place', *_interval(histogram_bits(training, pictures).mean(axis=1))))
     rows.append(('the model', *_interval(costs.mean(axis=(0, 2)))))
     rows.append(
         ('the model, with its archive', 8 * np.mean([len(made.data) for made in archives]) / pictures.size, None)

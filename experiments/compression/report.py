@@ -100,7 +100,7 @@ def _cards(text: dict[str, Any], pictures: dict[str, Any]) -> list[tuple[str, st
     return [
         size(MODEL, model),
         size(best['name'], best),
-        ('speed, both ways', f'{model["kB_per_second"][0]:.0f}, {model["kB_per_second"][1]:.0f}', 'kB a second'),
+        ('speed, both ways', ', '.join(units.digits(speed, 2) for speed in model['kB_per_second']), 'kB a second'),
         ('weights', units.size(text['parameters'] * BYTES_A_PARAMETER), pays(text)),
         ('digits, the model', f'{of_pictures[MODEL]:.2f}', 'bits per pixel'),
         ('digits, PNG', f'{of_pictures["PNG, all in one picture"]:.2f}', 'bits per pixel, all in one'),
@@ -109,9 +109,9 @@ def _cards(text: dict[str, Any], pictures: dict[str, Any]) -> list[tuple[str, st
 
 def _text_row(text: dict[str, Any], row: dict[str, Any]) -> list[str]:
     together, apart = (8 * row[key] / text['bytes'] for key in ('together', 'apart'))
-    counted = f'{together + _weights_bits(text):.3f}' if row['name'] == MODEL else ''
+    counted = units.digits(together + _weights_bits(text)) if row['name'] == MODEL else ''
     if 'knowing' in row['name']:
-        counted = f'{together + 8 * text["training_bytes"] / text["bytes"]:.0f}'
+        counted = units.digits(together + 8 * text['training_bytes'] / text['bytes'])
     return [
         row['name'],
         f'{together:.3f}',

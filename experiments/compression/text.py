@@ -65,7 +65,6 @@ def measure(
         'files': len(files),
         'bytes': len(whole),
         'training_bytes': len(training),
-        'header_bytes': len(container.to_bytes(archive.compress(compressor, each[0][:100]).header, b'')),
         'rows': rows,
         'part': len(part),
         'streams': [_streams(compressor, part, number) for number in streams],

@@ -11,7 +11,6 @@ The spans are as long as each other, so that no length is favoured, and all come
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,6 +59,10 @@ def measure(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
         arm: statistics.paired_difference(accuracies[arm], accuracies[CAUSAL], comparisons=len(others))
         for arm in others
     }
+    over_gaps = {  # of these very runs: what the choice of gaps leaves open
+        arm: statistics.paired_difference(np.mean(rights[arm], axis=0), np.mean(rights[CAUSAL], axis=0))
+        for arm in others
+    }
     corrected = dict(zip(others, statistics.holm([differences[arm].p_value for arm in others]), strict=True))
     rows = []
     for arm in accuracies:
@@ -72,8 +75,8 @@ def measure(plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
                 'how': ARMS.get(arm, 'the same runs, without what follows the gap'),
                 'accuracies': accuracies[arm],
                 'accuracy': statistics.mean_interval(accuracies[arm])._asdict(),
-                'pooled': _wilson(rights[arm]),
                 'difference': None if arm == CAUSAL else differences[arm]._asdict() | {'p_holm': corrected[arm]},
+                'over_gaps': None if arm == CAUSAL else over_gaps[arm]._asdict(),
                 'parameters': parameter_count(config.model),
                 'tokens': trained[0]['tokens'],
                 'flops': flops.flops_per_text_token(config) * trained[0]['tokens'],
@@ -206,9 +209,3 @@ def guessed(config: Config) -> float:
     if isinstance(config.objective, Masked):
         return float(max(round(length * config.objective.rate), 1))
     return (length + 1) / 2 if isinstance(config.objective, PrefixLM) else float(config.objective.target_length(length))
-
-
-def _wilson(rights: list[list[bool]]) -> dict[str, float]:
-    """Of the arm's first seed alone: the uncertainty that the choice of gaps brings."""
-    interval = statistics.wilson_interval(sum(rights[0]), len(rights[0]))
-    return {name: value for name, value in interval._asdict().items() if value is None or math.isfinite(value)}

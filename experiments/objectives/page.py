@@ -14,8 +14,9 @@ HERE = pathlib.Path(__file__).parent
 HEADER = (
     '',
     'right span found',
-    'against causal',
+    'against causal, over seeds',
     'p (Holm)',
+    'over gaps',
     'bits per byte',
     'parameters',
     'asked per window',
@@ -69,6 +70,7 @@ def table(results: dict[str, Any]) -> list[list[str]]:
                 _percent(row['accuracy']),
                 '' if difference is None else _percent(difference, signed=True),
                 '' if difference is None or difference['p_holm'] is None else statistics.p_text(difference['p_holm']),
+                '' if row['over_gaps'] is None else _percent(row['over_gaps'], signed=True),
                 'not defined' if bits is None else f'{bits["mean"]:.3f}',
                 f'{row["parameters"]:,}',
                 f'{row["guessed_per_window"]:.0f}',
@@ -98,6 +100,15 @@ def claims(results: dict[str, Any]) -> list[str]:
     if open_:
         seeds = f'{results["seeds"]} seed{"s" * (results["seeds"] != 1)}'
         said.append(f'With {seeds} nothing can be said of the difference between causal and {", ".join(open_)}.')
+    surer = [
+        f'{arm} {_percent(row["over_gaps"], signed=True)}'
+        for arm, row in rows.items()
+        if row['over_gaps'] is not None
+        and row['over_gaps']['low'] is not None
+        and (row['over_gaps']['low'] > 0 or row['over_gaps']['high'] < 0)
+    ]
+    if surer:
+        said.append(f'Of these very runs, over gaps, these differ from the causal ones: {"; ".join(surer)}.')
     best = max(rows.values(), key=lambda row: row['accuracy']['mean'])
     said.append(f'The best mean is that of {best["arm"]}: {_percent(best["accuracy"])}.')
     if LEFT in rows:

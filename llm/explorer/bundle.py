@@ -17,6 +17,7 @@ PAGE = pathlib.Path(__file__).parent / 'page'
 
 _IMPORT = re.compile(r"^import \{[^}]*\} from '(\.[^']+)';\n?", re.MULTILINE)
 _EXPORT = re.compile(r'^export (?=(?:async )?function|const|class)', re.MULTILINE)
+_DECLARED = re.compile(r'^(?:(?:async )?function\*?|const|let|class) (\w+)', re.MULTILINE)
 _STYLE = re.compile(r'<link rel="stylesheet" href="([^"]+)">')
 _SCRIPT = re.compile(r'<script type="module" src="([^"]+)"></script>')
 
@@ -50,6 +51,9 @@ def script(page: pathlib.Path, main: str = 'main.js') -> str:
         done.append(name)
 
     visit(main, ())
+    names = [name for source in sources.values() for name in _DECLARED.findall(source)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f'two modules of the page declare {", ".join(sorted(twice))}')
     return '\n'.join(f'// {name}\n{sources[name]}' for name in done)
 
 

@@ -310,6 +310,7 @@ def test_the_gradient_of_an_edit_is_what_it_does_to_first_order():
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.slow
 def test_edits_hold_while_decoding_with_a_cache():
     config, params = make('gemma2')
     tokens = jnp.asarray(tokens_of(1))
@@ -317,10 +318,14 @@ def test_edits_hold_while_decoding_with_a_cache():
         lens.ablate(config, 'head_outputs', layers=0, units=1), lens.scale(config, 'scores', 0.5, layers=1)
     )
     whole = lens.run(params, config, tokens, edits=edits).logits
+    apply = lambda params, tokens, cache: Transformer(config).apply(
+        {'params': params}, tokens, cache=cache, edits=edits
+    )
+    step = jax.jit(apply)
     for read in (params, prepared.prepare(params, config)):
         cache = KVCache.create(config, 2, LENGTH)
         for start, stop in ((0, 5), (5, 6), (6, 8)):
-            output = Transformer(config).apply({'params': read}, tokens[:, start:stop], cache=cache, edits=edits)
+            output = step(read, tokens[:, start:stop], cache)
             cache = output.cache
             npt.assert_allclose(output.logits, whole[:, start:stop], atol=1e-4)
 

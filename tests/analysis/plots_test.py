@@ -1,3 +1,4 @@
+import html
 import re
 import xml.etree.ElementTree
 
@@ -72,3 +73,12 @@ def test_lines_of_one_thing_share_a_name_in_the_legend():
     lines = [Series('a', [1, 2], [i, i], legend=i == 0) for i in range(3)]
     figure = draw(*lines, Series('b', [1, 2], [5, 5], colour=1))
     assert len(re.findall('<li>', figure)) == 2
+
+
+def test_a_map_writes_every_label_as_it_is():
+    labels = ['a$b$c', '<b>', '_x', 'self']
+    clouds = [plots.Cloud('one', [0, 1, 2, 3], [3, 1, 2, 0], labels), plots.Cloud('two', [1], [1], ['&'], colour=2)]
+    drawn = plots.map_plot('A map', '', '', clouds)
+    shown = html.unescape(''.join(re.findall(r'<text[^>]*>([^<]*)</text>', drawn)))
+    assert all(label in shown for label in [*labels, '&']) and '<b>' not in drawn
+    assert 'var(--series-1)' in drawn and 'var(--series-3)' in drawn and drawn.count('class="swatch dot"') == 2

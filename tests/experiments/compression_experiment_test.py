@@ -46,7 +46,7 @@ def test_a_sheet_holds_every_picture_once():
     assert not made[2:, 6:].any()
 
 
-def test_the_adaptive_code_is_that_of_counts():
+def test_the_code_of_places_is_that_of_counts():
     training = np.array([[0] * 64, [0] * 64, [16] * 64], np.uint8)
     cost = images.histogram_bits(training, np.array([[0] * 32 + [5] * 32], np.uint8))
     np.testing.assert_allclose(cost[0], [-math.log2(3 / 20)] * 32 + [-math.log2(1 / 20)] * 32)

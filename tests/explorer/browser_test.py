@@ -113,11 +113,11 @@ def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     go(page, 'attention:1')
     page.evaluate('window.glassbox.change({head: 2})')
     page.wait_for_selector('.attends .bar-row-one')
-    page.focus('.map canvas')
+    page.focus('.attention-map > .map canvas')
     page.keyboard.press('ArrowRight')  # the last query, the first key
     answer = ask('GET', f'traces/{shown(page)["trace"]}/pattern', layer=1, head=2, query=0, key=0, size=128)
     weight, score = unpacked(answer['pattern'])[-1, 0], unpacked(answer['scores'])[-1, 0]
-    said = page.inner_text('.map-says').replace('−', '-')
+    said = page.inner_text('.attention-map > .map .map-says').replace('−', '-')
     found = re.search(r'score (\S+), weight (\S+)', said)
     assert float(found[1]) == pytest.approx(score, rel=0.01)
     assert float(found[2]) == pytest.approx(weight, rel=0.01, abs=1e-4)
@@ -125,7 +125,7 @@ def test_the_map_says_the_servers_numbers_at_the_keyboard(page, ask):
     page.keyboard.press('End')
     for _ in PROMPT:
         page.keyboard.press('ArrowRight')
-    assert 'hidden by the mask' in page.inner_text('.map-says')
+    assert 'hidden by the mask' in page.inner_text('.attention-map > .map .map-says')
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ const TALLEST = 760; // pixels of all rows: 128 of them are flat, but still in s
  * @param hover called with (row, column) or (null, null)
  * @param pick called with (row, column) on a click or Enter
  * @returns {node, show(data), point(row, column), end()}; data: {rows, columns, colour(row, column) -> [r, g, b] or null
- *   (nothing there), describe(row, column), rowLabels, columnLabels (lists of text or null), widest (pixels a cell)}
+ *   (nothing there), describe(row, column), rowLabels, columnLabels (lists of text or null), firstRow,
+ *   firstColumn, unit (what the numbers at the sides begin with and count by), widest (pixels a cell)}
  */
 export function heatmap({ label, hover, pick }) {
   const canvas = make('canvas', { tabindex: 0, role: 'application', 'aria-roledescription': 'map', 'aria-label': label });
@@ -169,11 +170,12 @@ function paintLabels(pen, data, { left, top, cell, high }, labels) {
   const every = (side) => [1, 2, 4, 8, 16, 32, 64, 128].find((one) => one * side >= 26) ?? 256;
   pen.textAlign = 'right';
   for (let row = 0; row < data.rows; row += every(high)) {
-    pen.fillText(String(row + (data.firstRow ?? 0)), left - 5, top + (row + 0.5) * high);
+    pen.fillText(String(row * (data.unit ?? 1) + (data.firstRow ?? 0)), left - 5, top + (row + 0.5) * high);
   }
   pen.textAlign = 'left';
   for (let column = 0; column < data.columns; column += every(cell)) {
-    pen.fillText(String(column + (data.firstColumn ?? 0)), left + column * cell, top - 8);
+    if (column && (data.columns - column) * cell < 20) break; // it would be cut at the edge
+    pen.fillText(String(column * (data.unit ?? 1) + (data.firstColumn ?? 0)), left + column * cell, top - 8);
   }
 }
 

@@ -6,7 +6,7 @@ import { weightColour } from '../core/colours.js';
 import { number } from '../core/format.js';
 import { heatmap } from '../parts/heatmap.js';
 
-const SIDE = 256; // pixels, and at most as many cells
+const OVERVIEW_SIDE = 256; // pixels, and at most as many cells
 
 /** @param size tokens a side of the window; go(query, key): where its first query and key should be. @returns the node */
 export function patternOverview(scope, layerOf, size, go) {
@@ -19,14 +19,14 @@ export function patternOverview(scope, layerOf, size, go) {
   scope.live(trouble, ['trace', 'head', 'stage'], async ({ trace, head }, fresh) => {
     node.hidden = trace.length <= size;
     if (node.hidden) return;
-    const answer = await ofTrace(trace, 'map', { layer: layerOf(), head, size: SIDE });
+    const answer = await ofTrace(trace, 'map', { layer: layerOf(), head, size: OVERVIEW_SIDE });
     if (!fresh()) return;
     trouble.replaceChildren();
     cell = answer.cell;
     const [rows, columns] = answer.pattern.shape;
     const span = (index) => `${index * cell} to ${Math.min(trace.length, (index + 1) * cell) - 1}`;
     map.show({
-      rows, columns, widest: SIDE / columns, colour: (row, column) => (column <= row ? weightColour(answer.pattern.at(row, column)) : null),
+      rows, columns, widest: OVERVIEW_SIDE / columns, unit: cell, colour: (row, column) => (column <= row ? weightColour(answer.pattern.at(row, column)) : null),
       describe: (row, column) => `queries ${span(row)}, keys ${span(column)}: largest weight ${number(answer.pattern.at(row, column))}`,
     });
   });
