@@ -95,7 +95,7 @@ def _cell(measured: list[float]) -> str:
     if not good:
         return '–'
     interval = statistics.mean_interval(good)
-    if interval.low is None:
+    if interval.low is None or interval.low == interval.high:  # all worlds alike say nothing of their spread
         return f'{interval.mean:.3f}'
     return f'{interval.mean:.3f} [{max(0, interval.low):.3f}, {min(1, interval.high):.3f}]'
 

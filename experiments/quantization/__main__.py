@@ -68,7 +68,9 @@ def measure(args: Args) -> dict[str, Any]:
     from llm.workdir import Workdir
 
     if args.workdirs:
-        groups = {str(path): [Workdir.open(path)] for path in args.workdirs}
+        names = [path.resolve().name for path in args.workdirs]
+        names = names if len(set(names)) == len(names) else [str(path) for path in args.workdirs]
+        groups = {name: [Workdir.open(path)] for name, path in zip(names, args.workdirs, strict=True)}
     else:
         groups = {}
         for run in run_sweep(args.out / 'models', plan.runs(args.seeds, args.scale), args):

@@ -108,7 +108,7 @@ def cost_plot(results: dict[str, Any]) -> Any:
                 points = [one[precision]['difference'] for one in model['costs']]
                 spans.append(plots.Span(f'{name}, {precision}', *interval, points, colour))
     title = 'Cost of rounding, with 95% intervals'
-    return plots.interval_plot(title, f'bits per byte more than {EXACT}; left is better', spans) if spans else None
+    return plots.interval_plot(title, f'bits per byte more than {EXACT}', spans) if spans else None
 
 
 def _speed(results: dict[str, Any], what: str) -> Any:
@@ -122,7 +122,7 @@ def _memory(results: dict[str, Any]) -> Any:
 
 def _by_size(results, title, unit, value):
     models = sorted(results['models'].values(), key=lambda model: model['parameters'])
-    if len(models) < 2:
+    if len({model['parameters'] for model in models}) < 2:
         return None
     sizes = [model['parameters'] for model in models]
     series = [

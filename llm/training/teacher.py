@@ -21,6 +21,7 @@ from llm.data.prepare import Prepared
 from llm.errors import UserError
 from llm.model import Transformer
 from llm.objectives.distillation import LOG_PROBS, TOKENS, predictions
+from llm.parallel import mesh as mesh_lib
 from llm.parallel.row_programs import RowPrograms
 from llm.parallel.step import TrainStep
 from llm.tokenizer import Tokenizer, open_workdir
@@ -218,7 +219,8 @@ def stored_predictions(config: Config, data: Prepared, teacher: Teacher, mesh: M
 
 
 def _store(folder: pathlib.Path, config: Config, data: Prepared, teacher: Teacher, mesh: Mesh) -> None:
-    batches, top_k, rows = TrainBatches(config, data.train), config.objective.top_k, config.training.batch_size
+    batches, top_k = TrainBatches(config, data.train), config.objective.top_k
+    rows = mesh_lib.padded_rows(mesh, max(config.training.batch_size, config.evaluation.batch_size))
     programs = RowPrograms(mesh, config.parallel.wrapper == 'pmap')
     count, length = batches.windows_per_epoch, config.data.sequence_length
     kind = np.uint16 if config.model.vocab_size <= 2**16 else np.uint32
