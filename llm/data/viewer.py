@@ -113,7 +113,7 @@ class Viewer:
             ids = prompts.encode(self._tokenizer, text)
             return [Sequence('prompt', ids, [False] * len(ids))], ''
         examples, reason = _read(self._instructions, fields)
-        return [Sequence('', ids.tolist(), mask.tolist()) for ids, mask in examples], reason
+        return [Sequence('', example.ids.tolist(), example.mask.tolist()) for example in examples], reason
 
     def _heading(self, where: str, about: str) -> str:
         return f'{_HEADING}{where}{_RESET}: {about}' if self._colour else f'{where}: {about}'
