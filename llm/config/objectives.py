@@ -115,7 +115,7 @@ class SFT:
     """Supervised fine-tuning: next-token cross-entropy on the answers of conversations."""
 
     kind: ClassVar[str] = 'sft'
-    train_on: Literal['completions', 'all'] = 'completions'  # the answers, or every token but the first
+    train_on: Literal['completions', 'all'] = 'completions'  # the answers, or every token but the first and patches
     packing: bool = True  # several examples share a row, each seeing only itself
     z_loss: float = 0.0  # weight of log(sum(exp(logits)))^2 (Chowdhery et al. 2022, PaLM)
     label_smoothing: float = 0.0  # probability mass spread evenly over the vocabulary

@@ -230,6 +230,11 @@ class ImageTable:
         return self._places.lengths
 
     @property
+    def tokens(self) -> int:
+        """Patches of all examples: tokens that are read and never predicted."""
+        return int((self._patches.values > 0).sum())
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image: height, width, channels."""
         return self._images.shape[1:]

@@ -167,7 +167,9 @@ class InstructionTable:
     @property
     def statistics(self) -> dict[str, Any]:
         tokens = len(self._ids.values) - len(self._ids)  # that are predicted, BOS is not
-        trained = tokens if self._everything else int(self._masks.values.sum())
+        trained = int(self._masks.values.sum())
+        if self._everything:
+            trained = tokens - (0 if self._images is None else self._images.tokens)
         sizes = {'examples': len(self._ids), 'tokens': tokens, 'trained_tokens': trained, 'rows': len(self)}
         if self._images is not None:
             sizes['images'] = len(self._images)
@@ -190,7 +192,7 @@ class InstructionTable:
                 end = start + len(ids) - 1
                 here = r, slice(start, end)
                 batch['inputs'][here], batch['targets'][here] = ids[:-1], ids[1:]
-                batch['loss_weights'][here] = 1 if self._everything else self._masks[example][1:]
+                batch['loss_weights'][here] = self._counts(example)
                 batch['segment_ids'][here] = segment
                 batch['positions'][here] = np.arange(end - start)
                 start = end
@@ -199,6 +201,14 @@ class InstructionTable:
         if not self._masking:
             del batch['segment_ids'], batch['positions']
         return batch
+
+    def _counts(self, example: int) -> Bool[np.ndarray, 'targets']:
+        """Which of an example's targets are trained on; a patch is read, and there is no token that it would be."""
+        if not self._everything:
+            return self._masks[example][1:]
+        if self._images is None:
+            return np.ones(len(self._ids[example]) - 1, bool)
+        return self._images.patches(example)[1:] == 0
 
     def _with_images(self, indices: Integer[np.ndarray, 'rows']) -> Batch:
         """What rows with images have more than others."""

@@ -91,8 +91,13 @@ def kind_of(path: pathlib.Path, text_field: str) -> str:
     )
 
 
-def read(path: pathlib.Path, kind: str) -> list[Any]:
+def read(path: pathlib.Path, kind: str, reads_images: bool = False) -> list[Any]:
     """The rows of a file as `Question`s, `Exercise`s or `MinimalPair`s.
+
+    Args:
+        path: a JSONL file.
+        kind: of task.
+        reads_images: whether the model does; to one that does not, `images` is a field like any other.
 
     Raises:
         UserError: with FILE:LINE of the first row that is wrong, and all that is.
@@ -101,6 +106,8 @@ def read(path: pathlib.Path, kind: str) -> list[Any]:
     parsed = []
     for row in _rows(path):
         try:
+            if reads_images and 'images' in row.fields:
+                raise BadRow('it has images, which no task shows the model; leave them out')
             parsed.append(parse(row.where, _category(row.fields), row.fields))
         except BadRow as error:
             raise UserError(f'{row.where}: {error}') from error

@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from llm.config import Distillation
 from llm.environment import code_version
 from llm.errors import UserError
 from llm.evaluation import page, subject
@@ -50,9 +51,10 @@ def evaluate_tasks(
     """
     defaults = Settings()
     given = [f.name for f in dataclasses.fields(Settings) if getattr(settings, f.name) != getattr(defaults, f.name)]
-    data = workdir.config().data
+    config = workdir.config()
     trained_on, missing = corpora_of(workdir)
-    tasks = [resolve(name, data, trained_on, settings) for name in names]
+    reads_images = config.model.image_size is not None
+    tasks = [resolve(name, config.data, trained_on, settings, reads_images) for name in names]
     check(tasks, settings, given)
     harness = [task for task in tasks if task.kind == 'lm_eval']
     loaded = {}
@@ -74,7 +76,7 @@ def evaluate_tasks(
         depends_on = identity | task.depends_on(settings)
         noted = {}
         if missing and task.kind == 'bits_per_byte':
-            noted = {'started from, and not found here': missing}
+            noted = {'started or learned from, and not found here': missing}
             depends_on |= noted
         if task.kind == 'lm_eval':
             depends_on |= {'harness': adapter.version(), 'task': adapter.configuration(loaded[task.content])}
@@ -113,32 +115,35 @@ def _of_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def corpora_of(workdir: Workdir) -> tuple[set[str], str | None]:
-    """The corpora that a run was trained on, it and the runs that it started from, as far as they are here.
+    """The corpora that a run was trained on, it and the runs that it started or learned from, as far as they are here.
 
     Returns:
         The corpora, as their configs spell them; the first run, if any, that is not found, which a warning says.
     """
     corpora: set[str] = set()
     seen: set[pathlib.Path] = set()
-    run = workdir
-    while run.path.resolve() not in seen:
+    missing, left = None, [workdir]
+    while left:
+        run = left.pop(0)
+        if run.path.resolve() in seen:
+            continue
         seen.add(run.path.resolve())
         config = run.config()
         if run.summary().get('step') != 0:  # at 0 it has been imported, and trained elsewhere
             corpora.update(config.data.corpora)
-        if not config.init_from.workdir:
-            break
-        source = _ancestor(run, config.init_from.workdir)
-        if source is None:
-            logging.warning(
-                '%s started from %s, which is not here: what that was trained on is measured whole, and not only where '
-                'it was held out; start from the folder that the run was started in',
-                run.path,
-                config.init_from.workdir,
-            )
-            return corpora, config.init_from.workdir
-        run = source
-    return corpora, None
+        taught_by = config.objective.teacher if isinstance(config.objective, Distillation) else ''
+        for path, how in ((config.init_from.workdir, 'started'), (taught_by, 'learned')):
+            source = _ancestor(run, path) if path else None
+            if source is not None:
+                left.append(source)
+            elif path:
+                missing = missing or path
+                logging.warning(
+                    '%s %s from %s, which is not here: what that was trained on is measured whole, and not only where '
+                    'it was held out; start from the folder that the run was started in',
+                    *(run.path, how, path),
+                )
+    return corpora, missing
 
 
 def _ancestor(run: Workdir, path: str) -> Workdir | None:

@@ -121,7 +121,9 @@ class Task:
         return minimal_pairs.measure(self.name, self.content, subject, progress=progress)
 
 
-def resolve(name: str, data: DataConfig, trained_on: Collection[str], settings: Settings) -> Task:
+def resolve(
+    name: str, data: DataConfig, trained_on: Collection[str], settings: Settings, reads_images: bool = False
+) -> Task:
     """Finds what a name stands for, and reads and checks the user's rows.
 
     Args:
@@ -129,6 +131,7 @@ def resolve(name: str, data: DataConfig, trained_on: Collection[str], settings: 
         data: of the run.
         trained_on: corpora that are measured on what they hold out.
         settings: the limit cuts the rows.
+        reads_images: whether the model does; no task shows it any.
 
     Raises:
         UserError: if it cannot be read, or a row is wrong.
@@ -152,7 +155,7 @@ def resolve(name: str, data: DataConfig, trained_on: Collection[str], settings: 
     kind = files.kind_of(path, data.text_field)
     if kind == 'bits_per_byte':
         return _corpus(name, open_corpus(f'jsonl:{glob.escape(str(path))}', data), trained_on, settings)
-    return Task(name, kind, files.read(path, kind)[: settings.limit], _digest(path))
+    return Task(name, kind, files.read(path, kind, reads_images)[: settings.limit], _digest(path))
 
 
 def check(tasks: Sequence[Task], settings: Settings, given: Sequence[str]) -> None:

@@ -113,13 +113,14 @@ class Filler:
                     ((*written, int(token)), score + float(logprobs[i, token]))
                     for i, (written, score) in enumerate(beams)
                     for token in np.argsort(-logprobs[i], kind='stable')[:candidates]
+                    if np.isfinite(logprobs[i, token])
                 ]
                 beams = sorted(grown, key=lambda beam: -beam[1])[:candidates]
             found.append([self._candidate(written, score) for written, score in beams])
         return found
 
     def _logprobs(self, rows: list[list[int]], place: int) -> np.ndarray:
-        """Log-probabilities (rows, vocabulary) of what stands at a place; special tokens stand nowhere."""
+        """Log-probabilities (rows, vocabulary) of what stands at a place; special and unknown tokens stand nowhere."""
         length = bucket(len(rows[0]), self._config.model.context_length)
         tokens = np.zeros((bucket(len(rows), 2**30), length), np.int32)
         tokens[: len(rows), : len(rows[0])] = rows
@@ -127,6 +128,7 @@ class Filler:
         real[:, : len(rows[0])] = 1
         found = np.array(_read(self._model, self._config.objective, self._params, tokens, real, np.int32(place)))
         found[:, [i for i in self._tokenizer.special if i < found.shape[1]]] = -np.inf
+        found[:, self._tokenizer.vocab_size :] = -np.inf
         return found[: len(rows)]
 
     # ------------------------------------------------------------------------------------------------------ written

@@ -84,11 +84,19 @@ def write_file(
         How many texts could not be written.
 
     Raises:
-        UserError: for rows that are none, a file that exists, or one that was begun with something else.
+        UserError: for rows that are none, a file that exists, or one that was begun with something else; for a model
+            that does not read from left to right.
     """
+    if generator.reader is not None:
+        raise UserError(
+            'a file of prompts takes a model that reads from left to right, and this one reads its prompts as a prefix '
+            'or with an encoder; generate with --prompt, or take a run of another objective'
+        )
     if out.exists():
         raise UserError(f'{out} exists; move it away, or choose another file')
     rows = read_rows(prompts, settings.answers)
+    if generator.model.config.image_size is not None and any('images' in row for row in rows):
+        raise UserError(f'{prompts} has rows with images, which a file of prompts does not show; generate with --image')
     tasks = list(_tasks(generator, rows, settings))
     part = out.with_name(out.name + '.part')
     head = {'source': source, 'prompts': _digest(rows), **dataclasses.asdict(settings)}

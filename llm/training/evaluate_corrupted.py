@@ -16,6 +16,7 @@ from llm.model import Transformer
 from llm.objectives import next_token
 from llm.parallel import mesh as mesh_lib
 from llm.tokenizer import Tokenizer
+from llm.training.evaluate_text import bytes_scale
 
 
 @functools.lru_cache(maxsize=8)
@@ -49,6 +50,7 @@ class CorruptedEvaluator:
         """
         self._config, self._held_out, self._mesh = config, held_out, mesh
         self._corruption = Corruption(config, tokenizer)
+        self._exact = tokenizer.exact
         self._byte_lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(config.model.vocab_size)], np.int64)
         self._rows = mesh_lib.padded_rows(mesh, config.evaluation.batch_size)
         self._local = slice(*mesh_lib.local_rows(mesh, self._rows))
@@ -74,7 +76,7 @@ class CorruptedEvaluator:
         }
         if isinstance(self._config.objective, PrefixLM):
             nats, _, _, size = self._sums(params, max_windows, lambda batch: self._corruption.with_prefix(batch, 1))
-            measured |= {'bits_per_byte': nats / math.log(2) / max(size, 1), 'bytes': int(size)}
+            measured |= {'bits_per_byte': nats / math.log(2) / max(size, 1), 'bytes': round(size)}
         return measured
 
     def _sums(
@@ -82,7 +84,8 @@ class CorruptedEvaluator:
     ) -> tuple[float, float, float, float]:
         """Nats, right guesses, targets and their bytes, in float64."""
         nats = correct = tokens = size = 0.0
-        for batch in map(corrupt, self._windows(max_windows)):
+        for plain, scale in self._windows(max_windows):
+            batch = corrupt(plain)
             weights = batch['loss_weights']
             local = {name: x[self._local] for name, x in batch.items()}
             with jax.set_mesh(self._mesh):
@@ -91,13 +94,16 @@ class CorruptedEvaluator:
             nats += float(np.sum(nll * weights))
             correct += float(np.sum(hit * weights))
             tokens += float(np.sum(weights))
-            size += float(np.sum(self._byte_lengths[batch['targets']] * weights))
+            size += float(np.sum(self._byte_lengths[batch['targets']] * weights)) * scale
         return nats, correct, tokens, size
 
-    def _windows(self, max_windows: int | None) -> Iterator[Batch]:
+    def _windows(self, max_windows: int | None) -> Iterator[tuple[Batch, float]]:
+        """Batches, and by how much the bytes of their documents are more than those of their tokens."""
         data = self._config.data
         each = None if max_windows is None else -(-max_windows // len(self._held_out))
         for store in self._held_out:
-            yield from held_out_windows(
+            scale = 1.0 if self._exact else bytes_scale(store, self._byte_lengths)
+            for batch in held_out_windows(
                 store, data.sequence_length, data.document_masking, self._rows, max_windows=each
-            )
+            ):
+                yield batch, scale

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int64
 
 from llm.config import Config, ModelConfig, NextToken
 from llm.data.batches import held_out_windows
@@ -99,11 +100,12 @@ class TextEvaluator:
         data = self._config.data
         each = None if max_windows is None else -(-max_windows // len(self._held_out))
         for store in self._held_out:
-            scale = 1.0 if self._exact else store.num_bytes / max(1, self._token_bytes(store))
+            scale = 1.0 if self._exact else bytes_scale(store, self._byte_lengths)
             for batch in held_out_windows(store, data.sequence_length, data.document_masking, self._rows, stride, each):
                 yield batch, scale
 
-    def _token_bytes(self, store: TokenStore) -> int:
-        """Bytes of all tokens of a store."""
-        chunks = (store.tokens[at : at + _CHUNK] for at in range(0, len(store.tokens), _CHUNK))
-        return sum(int(self._byte_lengths[chunk].sum()) for chunk in chunks)
+
+def bytes_scale(store: TokenStore, byte_lengths: Int64[np.ndarray, 'vocabulary']) -> float:
+    """By how much the bytes of a store's documents are more than those of its tokens."""
+    chunks = (store.tokens[at : at + _CHUNK] for at in range(0, len(store.tokens), _CHUNK))
+    return store.num_bytes / max(1, sum(int(byte_lengths[chunk].sum()) for chunk in chunks))

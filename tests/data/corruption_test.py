@@ -1,8 +1,10 @@
 """What is hidden of a window, held against what was there."""
 
 import collections
+import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import numpy.testing as npt
 import pytest
@@ -23,6 +25,10 @@ from llm.data.corpora import Document
 from llm.data.corruption import CorruptedBatches, Corruption, blank_ids, random_spans
 from llm.data.token_store import StoreWriter, TokenStore
 from llm.errors import UserError
+from llm.parallel import mesh as mesh_lib
+from llm.training.evaluate_corrupted import CorruptedEvaluator
+from llm.training.evaluate_text import TextEvaluator
+from llm.training.train_state import initial_model
 
 LENGTH, BOS, EOS, MARKS = 40, 1, 2, range(8, 16)
 TOKENIZER = tokenizer_lib.train(TokenizerConfig(kind='byte'), 272, [])
@@ -213,3 +219,29 @@ def test_a_tokenizer_without_a_token_for_blanks_is_refused():
     Other.special = {9: '<extra_id_10>', 19: '<extra_id_0>', 18: '<extra_id_1>'}
     assert blank_ids(Other) == (19, 18, 9)
     assert blank_ids(TOKENIZER) == tuple(MARKS)
+
+
+def test_bytes_are_those_of_the_documents_where_tokens_do_not_add_up_to_them(store):
+    """As with a causal model's evaluation, so that bits per byte compare for imported tokenizers as well."""
+
+    class Imported:
+        """Says that each token has a byte more than it has."""
+
+        exact = False
+
+        def __getattr__(self, name):
+            return getattr(TOKENIZER, name)
+
+        def token_bytes(self, token):
+            return TOKENIZER.token_bytes(token) + b' '
+
+    config = configure(PrefixLM())
+    model = dataclasses.replace(config.model, num_layers=1, width=8, num_heads=1)
+    config = dataclasses.replace(config, model=model)
+    mesh, params = mesh_lib.one_device(), jax.jit(lambda: initial_model(model, 0))()
+    exact, imported = (
+        CorruptedEvaluator(config, tokenizer, [store], mesh).measure(params) for tokenizer in (TOKENIZER, Imported())
+    )
+    plain = TextEvaluator(config, Imported(), [store], mesh).measure(params)
+    assert imported['bytes'] == plain['bytes'] and imported['tokens'] == exact['tokens']
+    assert exact['bytes'] == store.num_bytes < 1.1 * imported['bytes']

@@ -26,8 +26,8 @@ def tokenizer():
 
 @pytest.fixture
 def reader(configure, tokenizer):
-    def make(model=MODEL, packing=True, length=LENGTH):
-        config = configure({'sequence_length': length}, objective=SFT(packing=packing))
+    def make(model=MODEL, packing=True, length=LENGTH, **objective):
+        config = configure({'sequence_length': length}, objective=SFT(packing=packing, **objective))
         return InstructionReader(dataclasses.replace(config, model=model), tokenizer)
 
     return make
@@ -122,6 +122,17 @@ def test_a_batch_has_every_example_with_its_own_images(reader):
         assert (batch['patches'] > 0).sum() == 4 * sum(map(len, seeds))
         for (filled, real), size in zip(held_out_batches(table, len(table) + 2), [len(table)]):
             assert real == size and not filled['images'][size:].any() and not filled['patches'][size:].any()
+
+
+@pytest.mark.parametrize('packing', [True, False])
+def test_no_patch_is_ever_a_target(reader, packing):
+    """Also where everything is trained on: a patch is a vector, there is no token that it would be."""
+    own = reader(packing=packing, train_on='all')
+    table = own.table([[*own.read(example('x<image>yz', 0)), *own.read({'prompt': 'a', 'completion': 'b'})]])
+    batch = table.rows(np.arange(len(table)))
+    patches = np.pad(batch['patches'][:, 1:], ((0, 0), (0, 1)))  # which patch each target is
+    assert not batch['loss_weights'][patches > 0].any()
+    assert batch['loss_weights'].sum() == table.statistics['trained_tokens'] == (10 - 1 - 4) + (4 - 1)
 
 
 def test_text_alone_has_no_images_in_its_batch_and_the_digest_of_before(reader):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llm.config import Config, DataConfig, InitFromConfig
+from llm.config import Config, DataConfig, Distillation, InitFromConfig
 from llm.evaluation import run
 from llm.evaluation.run import corpora_of, evaluate_tasks
 from llm.evaluation.tasks import Settings
@@ -52,3 +52,15 @@ def test_the_result_says_that_a_base_is_gone(tuned, tmp_path, monkeypatch, subje
     assert 'runs/base' not in facts().values()
     (tmp_path / 'home/runs/base').rename(tmp_path / 'moved')
     assert 'runs/base' in facts().values()  # and it is measured anew
+
+
+def test_what_a_teacher_learned_from_counts_too(tuned, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path / 'home')
+    student = tmp_path / 'home/runs/student'
+    student.mkdir()
+    config = Config(data=DataConfig(corpora=('text:own/*',)), objective=Distillation(teacher='runs/tuned'))
+    Workdir(student).write_config(config)
+    assert corpora_of(Workdir(student)) == ({'text:own/*', 'text:tuned/*', 'text:base/*'}, None)
+    tuned.path.rename(tmp_path / 'moved')
+    assert corpora_of(Workdir(student)) == ({'text:own/*'}, 'runs/tuned')
+    assert 'learned from runs/tuned, which is not here' in caplog.text

@@ -47,6 +47,13 @@ def test_what_is_read(tmp_path):
     assert (pair.context, pair.first, pair.second) == ('c ', 'x', 'y')
 
 
+def test_rows_with_images_are_refused_where_the_model_would_read_them(tmp_path):
+    path = write(tmp_path, EXERCISE | {'images': [[[0.0]]]})
+    assert len(files.read(path, 'exact_match')) == 1
+    with pytest.raises(UserError, match='it has images, which no task shows'):
+        files.read(path, 'exact_match', reads_images=True)
+
+
 @pytest.mark.parametrize(
     ('kind', 'good', 'bad', 'said'),
     [

@@ -15,6 +15,7 @@ from llm.inference.beam_search import beam_search
 from llm.inference.engine import Engine
 from llm.inference.fill import Filler
 from llm.inference.generate import Generator
+from llm.inference.prompt_file import write_file
 from llm.inference.reading import ReadPrompt, reader_of, require_causal
 from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
@@ -131,7 +132,14 @@ def test_what_is_generated_is_what_the_forward_pass_says(params, objective, enco
     assert best.ids == drawn[0].ids or EOS in drawn[0].ids
 
 
-def test_what_needs_to_read_from_left_to_right_refuses_in_one_line(params):
+def test_what_stands_nowhere_is_no_candidate(params):
+    filler = Filler(configure(Masked()), params[0], TOKENIZER)
+    (found,) = filler.fill(['a', 'b'], candidates=10**4)
+    assert len(found) == TOKENIZER.vocab_size - len(TOKENIZER.special)
+    assert sum(candidate.probability for candidate in found) <= 1 + 1e-5 and found[-1].probability > 0
+
+
+def test_what_needs_to_read_from_left_to_right_refuses_in_one_line(params, tmp_path):
     with pytest.raises(UserError, match='sees a whole text and continues none'):
         reader_of(configure(Masked()), TOKENIZER)
     assert reader_of(configure(NextToken()), TOKENIZER) is None
@@ -142,6 +150,9 @@ def test_what_needs_to_read_from_left_to_right_refuses_in_one_line(params):
     generator = Generator(Transformer(config.model), params[0], TOKENIZER, reader=reader_of(config, TOKENIZER))
     with pytest.raises(UserError, match='engine serves models that read from left to right'):
         Engine(generator)
+    with pytest.raises(UserError, match='a file of prompts takes a model that reads from left to right'):
+        write_file(generator, tmp_path / 'prompts.jsonl', tmp_path / 'out.jsonl', None, 'a')
+    assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match='past_context slide'):
         generator.generate(['a'], GREEDY, max_new_tokens=2, past_context='slide')
     with pytest.raises(UserError, match='has learned to go on with a text'):

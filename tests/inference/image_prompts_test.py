@@ -1,6 +1,7 @@
 """Prompts with images: what is written after them is what the whole sequence, read at once, makes most probable."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from llm.config import ModelConfig, TokenizerConfig
 from llm.data import images
 from llm.errors import UserError
 from llm.inference.generate import Generator
+from llm.inference.prompt_file import Settings, write_file
 from llm.inference.sampling import SamplingParams
 from llm.model import Transformer
 from llm.model.patches import image_inputs
@@ -90,3 +92,11 @@ def test_what_has_no_place_for_images_says_so(generator):
     plain = dataclasses.replace(MODEL, image_size=None, patch_size=None)
     with pytest.raises(UserError, match='the model reads none'):
         images.encode_prompt(generator.tokenizer, 'a<image>b', asked.images, plain)
+
+
+def test_a_file_of_prompts_shows_no_images_and_says_so(generator, tmp_path):
+    rows = tmp_path / 'prompts.jsonl'
+    rows.write_text(json.dumps({'prompt': '<image>?', 'images': ['digit.png']}) + '\n')
+    with pytest.raises(UserError, match='rows with images, which a file of prompts does not show'):
+        write_file(generator, rows, tmp_path / 'out.jsonl', Settings(GREEDY, max_new_tokens=2), 'a')
+    assert list(tmp_path.iterdir()) == [rows]
