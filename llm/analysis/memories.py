@@ -25,8 +25,10 @@ from llm.errors import UserError
 from llm.model.transformer import Transformer
 
 
-def value_rows(params: Any, config: ModelConfig, layer: int) -> Float[Array, 'neurons width']:
-    """What each neuron of a layer adds, per unit of its activation, to what the final norm reads.
+def value_rows(
+    params: Any, config: ModelConfig, layer: int, neurons: Sequence[int] | None = None
+) -> Float[Array, 'neurons width']:
+    """What neurons of a layer (None is all) add, per unit of activation, to what the final norm reads.
 
     Raises:
         UserError: if there is no such layer, or layers have no neurons.
@@ -37,6 +39,8 @@ def value_rows(params: Any, config: ModelConfig, layer: int) -> Float[Array, 'ne
         raise UserError(f'there is no layer {layer}; they go from 0 to {config.num_layers - 1}')
     blocks = params['blocks']
     rows = blocks['feed_forward']['down']['kernel'][layer]
+    if neurons is not None:
+        rows = rows[np.asarray(neurons, np.int32)]
     if config.norm_placement == 'both':
         rows = _frozen_norm(rows, blocks['feed_forward_post_norm']['scale'][layer], config)
     if config.norm_placement == 'post':  # the stream itself is normalised, here and in every later block

@@ -97,7 +97,8 @@ class Service:
 
     def _answer(self, method: str, path: str, fields: Any) -> bytes:
         try:
-            return dumps(self.explorer.answer(method, path, fields)).encode()
+            # A folder's name need not be UTF-8; what of it is not becomes a question mark.
+            return dumps(self.explorer.answer(method, path, fields)).encode(errors='replace')
         except NotFound as error:
             raise ApiError(404, str(error)) from error
         except UserError as error:

@@ -1,10 +1,12 @@
 """What the page asks, and the answers: paths and fields in, plain JSON out. Nothing here knows of HTTP."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import llm
+from llm.analysis.lens.activations import full_precision
 from llm.errors import UserError
 from llm.explorer import arrays, blocks, comparisons, readings, sources
 from llm.explorer.edits import SITES, Change, Patch, Scale, require
@@ -34,7 +36,11 @@ class Explorer:
         Args:
             runs: what is shown.
             prompt: that the page starts with.
+
+        Raises:
+            UserError: for a prompt that is not text.
         """
+        check_text(prompt)
         self.runs, self.prompt = runs, prompt
         self.traces, self.sessions = Traces(runs), Sessions(runs)
         self._routes: dict[tuple[str, ...], Callable[..., Any]] = {
@@ -88,7 +94,9 @@ class Explorer:
         parts = (method, *path.split('/'))
         for pattern, route in self._routes.items():
             if len(pattern) == len(parts) and all(known in ('*', part) for known, part in zip(pattern, parts)):
-                return route(Fields(fields), *(part for known, part in zip(pattern, parts) if known == '*'))
+                named = (part for known, part in zip(pattern, parts) if known == '*')
+                with contextlib.nullcontext() if parts[1] == 'sessions' else full_precision():
+                    return route(Fields(fields), *named)
         raise NotFound(f'there is no {method} /api/{path[:100]} here')
 
     def spec(self, fields: Fields) -> Spec:
@@ -297,11 +305,16 @@ def encode(run: Run, prompt: str) -> tuple[int, ...]:
     size = len(prompt.encode('utf-8', 'surrogatepass'))
     if size > MOST_PROMPT_BYTES:
         raise UserError(f'the prompt has {size} bytes; the most is {MOST_PROMPT_BYTES}')
+    check_text(prompt)
+    return tuple(run.tokenizer.encode_text(prompt))
+
+
+def check_text(prompt: str) -> None:
+    """Raises UserError for what JSON and a page cannot hold: bytes of a command line that are not UTF-8."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError('the prompt is not UTF-8 text; a page can show text alone') from None
-    return tuple(run.tokenizer.encode_text(prompt))
 
 
 def _count(count: int, most: int) -> int:

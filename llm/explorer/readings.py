@@ -4,17 +4,15 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from llm.analysis import lens
+from llm.analysis import lens, memories
 from llm.errors import UserError
 from llm.explorer import arrays, layers, views
-from llm.explorer.edits import require
+from llm.explorer.edits import Change, Patch, Scale, require
 from llm.explorer.traces import Spec, Traces
 from llm.inference import sampling
 from llm.inference.sampling import SamplingParams
-from llm.model.parametrization import output_multiplier
 
 SHOWN_TEXTS = 256  # most probable tokens whose pieces come with the logits
 CUT_TOP = 20
@@ -108,21 +106,67 @@ def attribution(traces: Traces, spec: Spec, position: int, token: int, against: 
     activations = _activations(traces, spec, position)
     found = lens.direct_logit_attribution(traces.params(spec), run.model, activations, token, against)
     one = lambda value: float(np.asarray(value)[0, 0])
+    stream_kept, attention_kept = _left_by_edits(spec, position, run.model.num_layers)
+    embedding = one(found.token_embedding + found.position_embedding) * stream_kept[0]
+    heads = np.asarray(found.heads)[:, 0, :, 0] * (stream_kept[1:] * attention_kept)[:, None]
+    attention_bias = np.asarray(found.attention_bias)[:, 0, 0] * stream_kept[1:] * attention_kept
+    feed_forward = np.asarray(found.feed_forward)[:, 0, 0] * stream_kept[1:]
+    bias = one(found.norm_bias + found.head_bias)
+    total = embedding + float(heads.sum() + attention_bias.sum() + feed_forward.sum()) + bias
+    # What a patch puts into the stream was written by no part of this model on this prompt.
+    patched = one(found.logit) - total if any(_into_stream(change, position) for change in spec.changes) else 0.0
     stream = traces.get(spec).streams[-1, position].astype(np.float64)
     centred = stream - stream.mean() if run.model.norm == 'layernorm' else stream
     return {
         'logit': one(found.logit),
-        'sum': one(found.total),
+        'sum': total + patched,
         'capped': run.model.logit_softcap is not None,
-        'embedding': one(found.token_embedding + found.position_embedding),
-        'heads': arrays.packed(np.asarray(found.heads)[:, 0, :, 0]),
-        'attention_bias': arrays.packed(np.asarray(found.attention_bias)[:, 0, 0]),
-        'feed_forward': arrays.packed(np.asarray(found.feed_forward)[:, 0, 0]),
-        'bias': one(found.norm_bias + found.head_bias),
+        'embedding': embedding,
+        'heads': arrays.packed(heads),
+        'attention_bias': arrays.packed(attention_bias),
+        'feed_forward': arrays.packed(feed_forward),
+        'bias': bias,
+        'patched': patched,
         'final_norm_scale': float((np.mean(centred**2) + run.model.norm_epsilon) ** -0.5),
         'token': arrays.token(run.tokenizer, token),
         'against': None if against is None else arrays.token(run.tokenizer, against),
     }
+
+
+def _into_stream(change: Change, position: int) -> bool:
+    """Whether a change puts a vector into the stream of a position that none of its parts wrote."""
+    return isinstance(change, Patch) and change.part in ('attention', 'residual') and change.position == position
+
+
+def _left_by_edits(spec: Spec, position: int, layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """What edits behind the parts leave of them at a position: a patched stream holds nothing of what was written
+    before it, and a scaled attention that much of its heads. (Heads and neurons are shown as edited themselves.)
+
+    Returns:
+        Factors of the embedding and of every layer, (layers + 1), and of the attention of every layer.
+    """
+    stream, attention = np.ones(layers + 1), np.ones(layers)
+    for change in spec.changes:
+        if isinstance(change, Scale) and change.part == 'attention':
+            attention[change.layer] *= change.factor
+        if _into_stream(change, position):
+            if change.part == 'attention':
+                attention[change.layer] = 0
+            else:
+                stream[: change.layer + 2] = 0
+    return stream, attention
+
+
+def _left_of_neurons(spec: Spec, layer: int, position: int, layers: int) -> float:
+    """The same of the neurons of one layer."""
+    factor = float(_left_by_edits(spec, position, layers)[0][layer + 1])
+    for change in spec.changes:
+        if change.part == 'feed_forward' and change.layer == layer:
+            if isinstance(change, Scale):
+                factor *= change.factor
+            elif change.position == position:
+                factor = 0.0
+    return factor
 
 
 def neuron_attribution(
@@ -135,7 +179,7 @@ def neuron_attribution(
     values = traces.look(spec, views.WHOLE['neurons'], layer)[position]
     activations = _activations(traces, spec, position) | {'neurons': values[None, None]}
     found = lens.neuron_attribution(traces.params(spec), run.model, activations, layer, token, against)
-    terms = np.asarray(found.neurons)[0, 0]
+    terms = np.asarray(found.neurons)[0, 0] * _left_of_neurons(spec, layer, position, run.model.num_layers)
     best = np.argsort(-np.abs(terms), kind='stable')[:count]
     return {
         'top': [{'neuron': int(i), 'contribution': float(terms[i]), 'activation': float(values[i])} for i in best],
@@ -155,18 +199,9 @@ def _check_neurons(run):
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'count'))
-def _favourites(config, params, layer, neurons, count):
-    """Tokens that some rows of a layer's down projection promote most, and suppress most (Geva et al. 2021, 2022)."""
-    rows = params['blocks']['feed_forward']['down']['kernel'][layer][neurons].astype(jnp.float32)
-    norm = params['final_norm']['scale'].astype(jnp.float32)
-    if config.norm == 'layernorm':
-        rows = rows - jnp.mean(rows, axis=-1, keepdims=True)
-    rows = rows * (1 + norm if config.norm_unit_offset else norm)[None, :] * output_multiplier(config)
-    if config.tied_embeddings:
-        head = params['embedding']['table'].T
-    else:
-        head = params['lm_head']['kernel']
-    found = jnp.matmul(rows, head.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+def _favourites(config, params, rows, count):
+    """Tokens that some rows of the stream promote most, and suppress most (Geva et al. 2021, 2022)."""
+    found = memories.read_out(params, config, rows)
     most, least = jax.lax.top_k(found, count), jax.lax.top_k(-found, count)
     return most[0], most[1], -least[0], least[1]
 
@@ -175,10 +210,11 @@ def favourites(
     traces: Traces, spec: Spec, layer: int, neurons: np.ndarray, count: int
 ) -> list[dict[str, list[dict[str, Any]]]]:
     """Of each neuron the tokens that its value row promotes and suppresses: the logits of a unit of activation, with
-    the final norm's weights and without its scale."""
+    the weights of the norms that it passes and without what they divide by (see `llm.analysis.memories`)."""
     run = traces.runs[spec.run]
     count = min(count, run.model.vocab_size)
-    found = _favourites(run.model, traces.params(spec), np.int32(layer), np.asarray(neurons, np.int32), count)
+    params = traces.params(spec)
+    found = _favourites(run.model, params, memories.value_rows(params, run.model, layer, neurons), count)
     rows = []
     for up, up_ids, down, down_ids in zip(*map(np.asarray, found)):
         rows.append(

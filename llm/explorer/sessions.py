@@ -126,7 +126,7 @@ class Sessions:
         begin = time.perf_counter()
         cache = jax.block_until_ready(read_once(model, params, read, lengths, capacity))
         milliseconds = 1000 * (time.perf_counter() - begin)
-        state = state._replace(cache=jax.device_put(cache, state.token.sharding))
+        state = jax.block_until_ready(state._replace(cache=jax.device_put(cache, state.token.sharding)))
         session = Session(run, model, params, state, settings, list(tokens))
         name = secrets.token_hex(8)
         self._sessions.put(name, session, self._allocated(session))
@@ -182,11 +182,12 @@ class Sessions:
 
         def step():
             after, _, _ = step_once(model, params, jax.tree.map(jnp.copy, state), settings)
-            step_once(model, params, after, settings)  # what a step returns may lie otherwise than the first state
+            # What a step returns may lie otherwise than the first state. Waited for, or the first time would be its.
+            jax.block_until_ready(step_once(model, params, after, settings))
 
         with ThreadPoolExecutor(2) as pool:
             stepping = pool.submit(step)
-            read_once(model, params, read, lengths, state.cache.capacity)
+            jax.block_until_ready(read_once(model, params, read, lengths, state.cache.capacity))
             stepping.result()
         self._compiled.add(program)
 
@@ -218,7 +219,7 @@ class Sessions:
     def _params(self, run: int, step: int | None) -> Any:
         step, params = self._runs.params(run, step)
         if (run, step) not in self._prepared:
-            ready = prepared.ready(params, self._runs[run].trained)
+            ready = jax.block_until_ready(prepared.ready(params, self._runs[run].trained))
             self._prepared.put((run, step), ready, sum(leaf.nbytes for leaf in jax.tree.leaves(ready)))
         return self._prepared[run, step]
 

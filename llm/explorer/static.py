@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tqdm
+from absl import logging
 
 from llm.errors import UserError
 from llm.explorer import bundle
@@ -93,7 +94,10 @@ def collect(explorer: Explorer, prompt: str, step: int) -> Collection:
     for token in best:
         found.maybe(f'{base}/attribution', {'position': last, 'token': token})
     for moment in card['steps']:
-        ask('POST', '/api/moments', {'prompt': prompt, 'run': 0, 'step': moment, 'token': best[0]})
+        try:
+            ask('POST', '/api/moments', {'prompt': prompt, 'run': 0, 'step': moment, 'token': best[0]})
+        except UserError as error:  # an older checkpoint is damaged, or a run that trains has removed it since
+            logging.warning('without checkpoint %d: %s', moment, error)
     _write_on(found, prompt, step)
     questions = list(views(card, trace['length']))
     for path, fields in tqdm.tqdm(questions, desc='reading the model', unit='view', disable=None):

@@ -143,6 +143,9 @@ def test_runs_that_cannot_be_shown(refused, runs_folder, tmp_path):
     reward = make_run(tmp_path / 'reward', steps=(), objective=RewardModel())
     assert 'is a reward model' in refused('explain', '--workdir', reward, '--prompt', 'a', '--out', tmp_path / 'a.html')
     assert '--workdir is missing' in refused('explore')
+    assert 'not UTF-8 text' in refused(
+        'explore', '--port', '0', '--workdir', runs_folder / 'one', '--prompt', 'a\udcff'
+    )
     assert 'set a token' in refused('explore', '--workdir', runs_folder / 'one', '--host', '0.0.0.0')
 
 
@@ -155,6 +158,16 @@ def test_explain_refuses_in_one_line_and_writes_nothing(refused, runs_folder, tm
     assert 'its folder does not exist' in explain('a', '--out', tmp_path / 'none' / 'page.html')
     assert 'it is a folder' in explain('a', '--out', tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_goes_on_without_an_older_checkpoint_that_is_damaged(tmp_path, capsys):
+    run, out = make_run(tmp_path / 'run', steps=(1, 2)), tmp_path / 'page.html'
+    for path in (run / 'checkpoints' / '1').rglob('*'):
+        if path.is_file() and path.name != 'manifest.json':
+            path.write_bytes(b'')
+    assert main(['explain', '--workdir', f'{run}', '--prompt', 'a', '--out', f'{out}']) == 0
+    capsys.readouterr()
+    assert '"step":2' in out.read_text()
 
 
 def test_explain_writes_what_the_page_asks_for(runs_folder, tmp_path, capsys):

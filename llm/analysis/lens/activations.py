@@ -72,7 +72,7 @@ def run(
     words = {name: value for name, value in inputs.items() if isinstance(value, str)}
     arrays = jax.tree.map(jnp.asarray, {name: value for name, value in inputs.items() if name not in words})
     settings = (_as_loop(config), sites, with_logits, tuple(sorted(words.items())))
-    with _full_precision(config):
+    with full_precision() if config.compute_dtype == 'float32' else contextlib.nullcontext():
         return _run(params, jnp.asarray(tokens, jnp.int32), dict(edits or {}), arrays, *settings)
 
 
@@ -126,10 +126,9 @@ def _run(params, tokens, edits, inputs, config, sites, with_logits, words):
     return Run(output.logits, {name: _find(captured['intermediates'], name) for name in sites})
 
 
-def _full_precision(config):
+def full_precision() -> contextlib.AbstractContextManager:
     """Accelerators round the operands of float32 products, unless they are told not to."""
-    rounds = config.compute_dtype == 'float32' and jax.default_backend() != 'cpu'
-    return jax.default_matmul_precision('highest') if rounds else contextlib.nullcontext()
+    return contextlib.nullcontext() if jax.default_backend() == 'cpu' else jax.default_matmul_precision('highest')
 
 
 def _find(captured, name):

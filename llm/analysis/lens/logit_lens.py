@@ -1,5 +1,6 @@
 """The logit lens (nostalgebraist 2020): what the head would say if the model ended after each layer."""
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from llm.analysis.lens.activations import full_precision
 from llm.config import ModelConfig
 from llm.model import Transformer
 
@@ -62,7 +64,8 @@ def logit_lens(
     """
     streams = residuals(activations)
     target = jnp.broadcast_to(jnp.asarray(target, jnp.int32), streams.shape[1:3])
-    return _lens(params, config, streams, target, min(top, config.vocab_size))
+    with full_precision() if config.compute_dtype == 'float32' else contextlib.nullcontext():
+        return _lens(params, config, streams, target, min(top, config.vocab_size))
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'top'))

@@ -65,7 +65,8 @@ function sessionNodes(session, trace) {
     session.replayed === null ? null : make('p', { class: session.replayed === session.steps.length ? 'fine' : 'trouble', role: 'status' },
       session.replayed === session.steps.length ? `Replayed: the same ${count(session.replayed)} token${session.replayed === 1 ? '' : 's'} came out.`
         : `Replayed: only the first ${session.replayed} of ${session.steps.length} tokens were the same.`),
-    session.stopped ? make('p', { class: 'fine' }, session.stopped === 'end' ? 'The model ended the text.' : 'The context is full.') : null,
+    session.stopped ? make('p', { class: 'fine' }, session.stopped === 'end' ? 'The model ended the text.'
+      : cache.capacity < model().context ? 'The cache made for this text is full; type the text as the prompt to go on.' : 'The context is full.') : null,
     make('h3', {}, 'Drawn so far'),
     make('p', { class: 'chips' }, session.steps.map((step) => chip(step.token, { note: percent(step.probability) }))),
     make('div', { class: 'scroll' }, make('table', { class: 'drawn' },

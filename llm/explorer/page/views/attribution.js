@@ -41,7 +41,7 @@ export function attributionView(scope) {
     if (!fresh()) return;
     trouble.replaceChildren();
     const [layers, heads] = answer.heads.shape;
-    const parts = [{ name: 'embedding', value: answer.embedding }, { name: 'bias', value: answer.bias }];
+    const parts = [{ name: 'embedding', value: answer.embedding }, { name: 'bias', value: answer.bias }, { name: 'patched in', value: answer.patched }];
     for (let layer = 0; layer < layers; layer += 1) {
       for (let head = 0; head < heads; head += 1) parts.push({ name: `block ${layer}, head ${head}`, value: answer.heads.at(layer, head), layer, head });
       parts.push({ name: `block ${layer}, feed-forward`, value: answer.feed_forward.values[layer] ?? 0, layer });
