@@ -4,7 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from llm.config import Config, DataConfig, LoRAConfig, ModelConfig, ParallelConfig, RewardModel, TrainingConfig
+from llm.config import (
+    SFT,
+    Config,
+    DataConfig,
+    LoRAConfig,
+    ModelConfig,
+    ParallelConfig,
+    RewardModel,
+    SpanCorruption,
+    TrainingConfig,
+)
 from llm.errors import UserError
 from llm.parallel import axes
 from llm.parallel import mesh as mesh_lib
@@ -68,7 +78,13 @@ def test_pmap_is_data_parallel_only():
 
 
 def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
-    runs = Config(model=EVERYTHING), Config(model=EVERYTHING, objective=RewardModel(), lora=LoRAConfig(rank=1))
+    images = ModelConfig(image_size=4, patch_size=2, image_positions='learned')
+    runs = (
+        Config(model=EVERYTHING),
+        Config(model=EVERYTHING, objective=RewardModel(), lora=LoRAConfig(rank=1)),
+        Config(model=images, objective=SFT()),
+        Config(model=ModelConfig(encoder_layers=2), objective=SpanCorruption()),
+    )
     params = {name: leaf for run in runs for name, leaf in named_leaves(abstract_state(run).params)}
     untied = set(params)
     first = {name: next(i for i, (p, _) in enumerate(axes.PARAMETERS) if axes.re.search(p, name)) for name in untied}
