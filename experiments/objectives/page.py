@@ -1,14 +1,11 @@
 """The page, the table on stdout and the JSON of what was measured."""
 
-import json
 import pathlib
 from typing import Any
 
 from experiments.objectives.measure import LEFT
 from experiments.objectives.plan import CAUSAL
 from llm.analysis import pages, plots, statistics, units
-from llm.errors import MachineError
-from llm.workdir import write_atomically
 
 HERE = pathlib.Path(__file__).parent
 HEADER = (
@@ -30,11 +27,7 @@ def write(results: dict[str, Any], out: pathlib.Path) -> pathlib.Path:
     Raises:
         MachineError: if they cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
-    except OSError as error:
-        raise MachineError(f'cannot write into {out}: {error.strerror}') from error
+    pages.write_results(out, results)
     spans = [
         plots.Span(row['arm'], 100 * row['accuracy']['mean'], *_ends(row['accuracy'], 100)) for row in results['rows']
     ]

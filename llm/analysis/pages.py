@@ -1,5 +1,6 @@
 """Self-contained HTML pages from the templates beside this file: no script, no font, no link leaves the page."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -41,6 +42,19 @@ def write_page(
     except OSError as error:
         raise MachineError(f'cannot write {path}: {error.strerror}') from error
     return path
+
+
+def write_results(out: pathlib.Path, results: dict[str, Any]) -> None:
+    """Writes the numbers behind a page as `results.json` into a folder, made if there is none.
+
+    Raises:
+        MachineError: if they cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
+    except OSError as error:
+        raise MachineError(f'cannot write into {out}: {error.strerror}') from error
 
 
 def facts(nested: dict[str, Any], prefix: str = '') -> list[tuple[str, str]]:
