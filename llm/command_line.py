@@ -15,7 +15,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -34,6 +34,12 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ('-h', '--help'):
         return guarded(lambda: print(overview()), debug) or (0 if arguments else 2)
     return guarded(lambda: _run(arguments[0], arguments[1:]), debug)
+
+
+def script(main: Callable[[list[str]], None]) -> NoReturn:
+    """Runs an experiment's `main` on what was typed after its name; ends the process with the exit code."""
+    typed = [argument for argument in sys.argv[1:] if argument != '--debug']
+    sys.exit(guarded(lambda: main(typed), '--debug' in sys.argv))
 
 
 def guarded(work: Callable[[], None], debug: bool) -> int:

@@ -5,9 +5,11 @@ import os
 import pathlib
 import tempfile
 
+from xla_flags import xla_flags
+
 # Before jax is imported. With fewer threads than this the CPU's all-reduce over eight devices can deadlock.
 os.environ['NPROC'] = '32'
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = xla_flags(8)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # SciPy's small systems wake threads for nothing
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / 'glassbox-test-compiled'))

@@ -11,6 +11,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / 'notebooks'
@@ -26,7 +27,7 @@ def execute(book: nbformat.NotebookNode, scratch: pathlib.Path, cwd: pathlib.Pat
     Raises:
         AssertionError: with the cell and its error.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'NPROC')}
+    environment = {name: value for name, value in os.environ.items() if name != 'NPROC'} | {'XLA_FLAGS': xla_flags(1)}
     environment |= {'TMPDIR': str(scratch), 'IPYTHONDIR': str(scratch / 'ipython'), 'PYTHONPATH': str(ROOT)}
     manager = AsyncKernelManager(
         kernel_name='python3',

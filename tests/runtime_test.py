@@ -5,6 +5,7 @@ import logging
 
 import jax
 import pytest
+from xla_flags import xla_flags
 
 from llm import runtime
 from llm.config import Config, ModelConfig, ParallelConfig
@@ -56,7 +57,7 @@ def test_another_machine_is_refused(workdir, name, value):
 
 def test_another_number_of_virtual_devices_is_not_another_machine(workdir, monkeypatch):
     workdir.write_runtime(runtime.choose(Config(), workdir, 'data'))
-    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
+    monkeypatch.setenv('XLA_FLAGS', xla_flags(3))
     runtime.choose(Config(), workdir, 'data')
 
 

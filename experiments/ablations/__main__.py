@@ -4,13 +4,12 @@ import dataclasses
 import importlib
 import pathlib
 import pkgutil
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import Interrupted, MachineError, UserError
 from llm.sweep.options import SweepOptions
 
@@ -39,7 +38,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     if args.list:
@@ -122,4 +121,4 @@ def report(folder: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

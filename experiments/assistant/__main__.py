@@ -5,37 +5,42 @@
 Prints a table, and writes it as a page with answers side by side. docs/assistant.md says what the columns mean.
 """
 
-import argparse
 import pathlib
-import sys
+from dataclasses import dataclass
 
-from llm.command_line import guarded
+from llm.command_line import parse, script
 
-RUNS = ('runs/quickstart', 'runs/quickstart_sft', 'runs/quickstart_dpo')
+PROGRAM = 'python -m experiments.assistant'
+RUNS = tuple(pathlib.Path('runs') / name for name in ('quickstart', 'quickstart_sft', 'quickstart_dpo'))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog='python -m experiments.assistant', description=__doc__.split('\n')[0])
-    parser.add_argument('--runs', nargs='+', default=RUNS, metavar='DIR', help='workdirs, in the order of the table')
-    parser.add_argument(
-        '--out', type=pathlib.Path, default=pathlib.Path('runs/assistant.html'), metavar='FILE', help='the page'
-    )
-    parser.add_argument('--prompts', type=int, default=128, metavar='N', help='most held-out prompts of each task')
-    parser.add_argument('--samples', type=int, default=2, metavar='N', help='answers to each prompt')
-    parser.add_argument('--temperature', type=float, default=0.7, metavar='T', help='of the answers')
-    arguments = parser.parse_args()
+@dataclass(frozen=True)
+class Args:
+    runs: tuple[pathlib.Path, ...] = RUNS  # workdirs, in the order of the table
+    out: pathlib.Path = pathlib.Path('runs/assistant.html')  # the page
+    prompts: int = 128  # most held-out prompts of each task
+    samples: int = 2  # answers to each prompt
+    temperature: float = 0.7  # of the answers
 
+
+def main(arguments: list[str]) -> None:
+    """Does what was asked for on the command line.
+
+    Raises:
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
+    """
+    args = parse(Args, arguments, PROGRAM, __doc__)
     from llm import runtime
     from llm.workdir import Workdir
 
-    workdirs = [Workdir.open(path) for path in arguments.runs]
+    workdirs = [Workdir.open(path) for path in args.runs]
     runtime.prepare_host(workdirs[-1])
     from experiments.assistant import measure
 
-    results = measure.measure(workdirs, arguments.prompts, arguments.samples, arguments.temperature)
+    results = measure.measure(workdirs, args.prompts, args.samples, args.temperature)
     print(measure.text_table(results))
-    print(f'\nOpen {measure.write(results, arguments.out, arguments.temperature).absolute()}')
+    print(f'\nOpen {measure.write(results, args.out, args.temperature).absolute()}')
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(main, debug=False))
+    script(main)

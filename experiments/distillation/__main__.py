@@ -2,17 +2,17 @@
 
 import json
 import pathlib
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import UserError
 from llm.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
     from llm.ablation.results import Results
     from llm.config import Config
+    from llm.workdir import Workdir
 
 PROGRAM = 'python -m experiments.distillation'
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     if not args.scale > 0:
@@ -60,16 +60,28 @@ def train(args: Args, student: 'Config', teacher: 'Config') -> None:
     if args.teacher is None:
         train(teacher, workdir, args.progress)
     else:
-        workdir, teacher = args.teacher, Workdir.open(args.teacher).config()
+        workdir = args.teacher
+        check_teacher(Workdir.open(workdir))
+        teacher = Workdir(workdir).config()
         student = taught_by(student, teacher)
     summary = Workdir(workdir).summary()
-    if 'held_out' not in summary:
-        raise UserError(f'{workdir} is not done; finish its training first')
     train(plan.untrained(teacher), args.out / 'untrained', args.progress)
     about = plan.about_teacher(student, teacher, summary['held_out']['bits_per_byte'])
     question = plan.ablation(student, workdir, args.out / 'untrained', about)
     (args.out / 'teacher.json').write_text(json.dumps({'workdir': str(workdir), 'held_out': summary['held_out']}))
     machinery.run('distillation', question, args.out / 'students', seeds=args.seeds, options=args)
+
+
+def check_teacher(workdir: 'Workdir') -> None:
+    """Raises UserError for a model of which it is not known how well it predicts held-out text of its own corpora."""
+    kind = workdir.config().objective.kind
+    if kind != 'next_token':
+        raise UserError(f'{workdir.path} learned objective {kind}; name a teacher that was pretrained (next_token)')
+    if 'held_out' not in workdir.summary():
+        raise UserError(
+            f'{workdir.path} has no measure of held-out text, so it was imported or is not done; name a teacher that '
+            'was trained here to its end'
+        )
 
 
 def taught_by(student: 'Config', teacher: 'Config') -> 'Config':
@@ -109,4 +121,4 @@ def gap_closed(out: pathlib.Path, results: 'Results') -> dict[str, float]:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

@@ -1,11 +1,10 @@
 """What the token embeddings of a model know: neighbours, analogies against chance, and a map."""
 
 import pathlib
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 
 PROGRAM = 'python -m experiments.embeddings'
 
@@ -23,7 +22,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError: what `guarded` turns into one line and an exit code.
+        UserError, MachineError: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     from llm import runtime
@@ -39,4 +38,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

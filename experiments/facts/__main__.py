@@ -3,11 +3,10 @@ teaching them to abstain help?"""
 
 import json
 import pathlib
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import UserError
 
 PROGRAM = 'python -m experiments.facts'
@@ -26,7 +25,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     if args.seeds < 1:
@@ -106,4 +105,4 @@ def _ways(measuring, arm, asked, threshold):
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

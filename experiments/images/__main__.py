@@ -9,10 +9,9 @@ mask in which patches see each other, and the patches themselves.
 
 import dataclasses
 import pathlib
-import sys
 from dataclasses import dataclass
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import UserError
 from llm.sweep.options import SweepOptions
 
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     if args.seeds < 1:
@@ -58,4 +57,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

@@ -7,10 +7,9 @@ all can do: which of several spans stood in a gap of held-out text. docs/masked.
 
 import dataclasses
 import pathlib
-import sys
 from dataclasses import dataclass
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import UserError
 from llm.sweep.options import SweepOptions
 
@@ -31,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__.split('\n\n')[0])
     for name in ('seeds', 'steps', 'gaps'):
@@ -55,4 +54,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

@@ -1,10 +1,9 @@
 """What linear probes find in each layer of a model of Python, against control tasks, and what its neurons fire on."""
 
 import pathlib
-import sys
 from dataclasses import dataclass
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 
 PROGRAM = 'python -m experiments.probing'
 
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError: what `guarded` turns into one line and an exit code.
+        UserError, MachineError: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     from llm import runtime
@@ -42,4 +41,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

@@ -3,11 +3,10 @@
 import dataclasses
 import json
 import pathlib
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from llm.command_line import guarded, parse
+from llm.command_line import parse, script
 from llm.errors import UserError
 from llm.sweep.options import SweepOptions
 
@@ -28,7 +27,7 @@ def main(arguments: list[str]) -> None:
     """Does what was asked for on the command line.
 
     Raises:
-        UserError, MachineError, Interrupted: what `guarded` turns into one line and an exit code.
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
     for name in ('seeds', 'repeats', 'scale'):
@@ -115,4 +114,4 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    sys.exit(guarded(lambda: main([a for a in sys.argv[1:] if a != '--debug']), '--debug' in sys.argv))
+    script(main)

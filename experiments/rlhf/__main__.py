@@ -1,7 +1,7 @@
 """What happens to the gold reward when a learned one is optimised (Gao et al. 2022), in 20 minutes on two cores.
 
     python -m experiments.rlhf [--out runs/rlhf] [--quick]
-    python -m experiments.rlhf --report runs/rlhf     # only draw the page again, from what is stored
+    python -m experiments.rlhf --report     # only draw the page again, from what is stored
 
 The notebook, from top to bottom: a demonstrator teaches the SFT model; its responses to held-out prompts are the pool
 for best-of-n; a noisy labeller compares its responses to training prompts; reward models learn from the labels, on
@@ -9,42 +9,37 @@ three sizes of data and several times on the smallest; DPO learns from the same 
 reward models, with KL penalties and without, and from what an ensemble agrees on. Each stage is stored when it is done.
 """
 
-import argparse
 import dataclasses
 import pathlib
-import sys
+from dataclasses import dataclass
 
 from experiments.rlhf import plan as plans
-from llm.errors import MachineError, UserError
+from llm.command_line import parse, script
 
+PROGRAM = 'python -m experiments.rlhf'
 STAGES = ('sft', 'pool', 'preferences', 'reward_models', 'dpo', 'ppo', 'grpo', 'ensembles')
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog='python -m experiments.rlhf', description=__doc__.split('\n')[0])
-    parser.add_argument(
-        '--out',
-        type=pathlib.Path,
-        metavar='DIR',
-        default=pathlib.Path('runs/rlhf'),
-        help='folder for results and report; a run that was stopped goes on in it',
-    )
-    parser.add_argument('--quick', action='store_true', help='one seed and little of everything, to see that it works')
-    parser.add_argument('--report', type=pathlib.Path, metavar='DIR', help='only draw the report of this folder again')
-    arguments = parser.parse_args()
-    try:
-        if arguments.report is None:
-            measure(arguments.out, plans.QUICK if arguments.quick else plans.FULL)
-        page, claims = report(arguments.report or arguments.out)
-        for claim in claims:
-            print(f'{claim.verdict}: {claim.title}')
-        print(page)
-    except (UserError, MachineError) as error:
-        print('error:', *str(error).split(), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print('stopped; the same command goes on from the last stage that is done', file=sys.stderr)
-        sys.exit(130)
+@dataclass(frozen=True)
+class Args:
+    out: pathlib.Path = pathlib.Path('runs/rlhf')  # folder for stages and report; one that was stopped goes on in it
+    quick: bool = False  # one seed and little of everything, to see that it works
+    report: bool = False  # measure nothing: draw the page of `out` again
+
+
+def main(arguments: list[str]) -> None:
+    """Does what was asked for on the command line.
+
+    Raises:
+        UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
+    """
+    args = parse(Args, arguments, PROGRAM, __doc__)
+    if not args.report:
+        measure(args.out, plans.QUICK if args.quick else plans.FULL)
+    page, claims = report(args.out)
+    for claim in claims:
+        print(f'{claim.verdict}: {claim.title}')
+    print(page)
 
 
 def measure(out: pathlib.Path, plan: plans.Plan) -> None:
@@ -81,4 +76,4 @@ def report(out: pathlib.Path):
 
 
 if __name__ == '__main__':
-    main()
+    script(main)

@@ -46,8 +46,9 @@ def value_rows(
     if config.norm_placement == 'post':  # the stream itself is normalised, here and in every later block
         rows = _frozen_norm(rows, blocks['feed_forward_norm']['scale'][layer], config)
         for later in range(layer + 1, config.num_layers):
-            for name in ('attention_norm', 'feed_forward_norm'):
-                rows = _frozen_norm(rows, blocks[name]['scale'][later], config)
+            for name in ('attention_norm', 'cross_attention_norm', 'feed_forward_norm'):
+                if name in blocks:
+                    rows = _frozen_norm(rows, blocks[name]['scale'][later], config)
     return rows
 
 

@@ -1,6 +1,5 @@
 """Answer over HTTP with a trained model, in the form of OpenAI's API."""
 
-import os
 import pathlib
 from dataclasses import dataclass
 from typing import Literal
@@ -8,23 +7,15 @@ from typing import Literal
 import tyro
 
 from llm.errors import UserError
-
-TOKEN_VARIABLE = 'GLASSBOX_SERVE_TOKEN'
-SHORTEST_TOKEN = 16
+from llm.serving.address import Address
 
 
 @dataclass(frozen=True)
 class Args:
-    """`python -m llm serve --workdir DIR`. One line on stdout says when and where it answers; stderr logs requests.
-
-    A bearer token is read from --token-file or from GLASSBOX_SERVE_TOKEN, never from the command line.
-    """
+    """`python -m llm serve --workdir DIR`. One line on stdout says when and where it answers; stderr logs requests."""
 
     workdir: pathlib.Path  # folder of the run whose model answers
-    host: str = '127.0.0.1'  # address to listen on; one that other machines reach needs a token
-    port: int = 8000  # port to listen on; 0 is any that is free
-    token_file: pathlib.Path | None = None  # file with the token that requests must carry, at least 16 characters
-    allowed_hosts: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # further names that this server is reached by
+    address: tyro.conf.OmitArgPrefixes[Address] = Address()
     name: str | None = None  # the model's name for clients; None is the workdir's
     step: int | None = None  # checkpoint to load, in updates made; None is the last
     ema: bool = False  # load the averaged parameters instead of the raw ones
@@ -47,9 +38,10 @@ def run(args: Args) -> None:
         Interrupted: if requests had to be cut off when it stopped.
     """
     check(args)
-    token = read_token(args)
     try:
-        from llm.serving import guard, server
+        from llm.serving import server
+
+        guard = args.address.guard()
     except ImportError as error:
         raise UserError(
             f'serve needs FastAPI, uvicorn and prometheus-client ({error.name} is missing); install them with '
@@ -58,19 +50,14 @@ def run(args: Args) -> None:
     from llm import runtime
     from llm.workdir import Workdir
 
-    loopback = guard.is_loopback(args.host)
-    if token is None and not loopback:
-        raise UserError(
-            f'--host {args.host} can be reached from other machines: set a token, with --token-file or in '
-            f'{TOKEN_VARIABLE}, or leave --host out'
-        )
     workdir = Workdir.open(args.workdir)
     runtime.prepare_host(workdir)
     from llm.inference.engine import Engine
     from llm.inference.generate import load_generator
     from llm.serving.service import Limits, Service
 
-    listening = server.listen(args.host, args.port)  # before the model is read: a port that is taken shows at once
+    # Before the model is read: a port that is taken shows at once.
+    listening = server.listen(args.address.host, args.address.port)
     generator = load_generator(workdir, args.step, args.ema, chat=True, quantize=args.quantize)
     context = generator.model.config.context_length
     if args.context is not None and not 1 <= args.context <= context:
@@ -85,9 +72,7 @@ def run(args: Args) -> None:
         request_timeout=args.request_timeout,
     )
     service = Service(engine, generator, args.name or args.workdir.resolve().name, capacity, limits)
-    # Of an address that other machines reach, nobody here knows the names.
-    hosts = (*guard.LOOPBACK_NAMES, args.host, *args.allowed_hosts) if loopback or args.allowed_hosts else None
-    server.run(service, lambda app: guard.Guard(app, token, hosts), listening, args.drain_timeout)
+    server.run(service, guard, listening, args.drain_timeout)
 
 
 def check(args: Args) -> None:
@@ -100,28 +85,3 @@ def check(args: Args) -> None:
             raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name)}; it must be at least {least}')
     if not args.request_timeout > 0:
         raise UserError(f'--request-timeout is {args.request_timeout}; it must be positive')
-    if not 0 <= args.port < 2**16:
-        raise UserError(f'--port is {args.port}; it must be from 0 to 65535')
-
-
-def read_token(args: Args) -> str | None:
-    """The token that requests must carry, if there is to be one.
-
-    Raises:
-        UserError: if it cannot be read, or is too short to be one.
-    """
-    if args.token_file is not None:
-        try:
-            token, where = args.token_file.read_text(encoding='utf-8').strip(), str(args.token_file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f'cannot read --token-file {args.token_file}: {error}') from error
-    elif TOKEN_VARIABLE in os.environ:
-        token, where = os.environ[TOKEN_VARIABLE].strip(), TOKEN_VARIABLE
-    else:
-        return None
-    if len(token) < SHORTEST_TOKEN or not all('!' <= character <= '~' for character in token):
-        raise UserError(
-            f'{where} must hold at least {SHORTEST_TOKEN} visible ASCII characters; make one with '
-            '`openssl rand -hex 32`'
-        )
-    return token

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from llm.analysis import embeddings
 from llm.errors import UserError
 from llm.explorer import arrays, views
 from llm.explorer import edits as edits_lib
@@ -161,17 +162,13 @@ def attends(traces: Traces, spec: Spec, layer: int, position: int) -> dict[str, 
     return {'pattern': arrays.packed(weights), 'scores': arrays.packed(scores)}
 
 
-def neighbours(run: Run, params: Any, token: int, count: int) -> dict[str, Any]:
-    """The tokens whose input embeddings point most nearly the same way."""
+def neighbours(run: Run, vectors: np.ndarray, token: int, count: int) -> dict[str, Any]:
+    """The tokens that a text can come to whose `vectors` (see `Runs.unit_vectors`) point most nearly the same way."""
     require('token', token, run.model.vocab_size)
-    table = np.asarray(params['embedding']['table'], np.float32)
-    lengths = np.linalg.norm(table, axis=1)
-    cosines = table @ table[token] / np.maximum(lengths * lengths[token], 1e-30)
-    cosines[token] = -np.inf
-    best = np.argsort(-cosines, kind='stable')[:count]
     return {
         'token': arrays.token(run.tokenizer, token),
         'neighbours': [
-            {'token': arrays.token(run.tokenizer, i), 'cosine': float(cosines[i])} for i in best if i != token
+            {'token': arrays.token(run.tokenizer, near.token), 'cosine': near.cosine}
+            for near in embeddings.neighbours(vectors, token, count, run.written)
         ],
     }

@@ -21,6 +21,7 @@ SITES = {
     'residual': ('residual_after', None),
 }
 MOST_EDITS = 256
+MOST_SCALE = 1e6  # beyond it float32 runs out of numbers somewhere behind
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def check(changes: Sequence[Change], model: ModelConfig, length: int) -> None:
             raise UserError('the model has no feed-forward networks (model.feed_forward_width 0)')
         if change.part in ('head', 'neuron'):
             require(change.part, change.index, model.num_heads if change.part == 'head' else model.hidden_width)
+        if isinstance(change, Scale) and not abs(change.factor) <= MOST_SCALE:
+            raise UserError(f'scale is {change.factor:g}; give one from {-MOST_SCALE:g} to {MOST_SCALE:g}')
         if isinstance(change, Patch):
             require('position', change.position, length)
             require('from_position', change.source_position, len(change.source))

@@ -198,8 +198,7 @@ class Explorer:
         count = _count(fields.integer('count', 20), 200)
         fields.end()
         shown = search.replace(' ', '·')
-        pieces = ((i, run.tokenizer.piece(i)) for i in range(run.tokenizer.vocab_size))
-        found = [(not piece.startswith(shown), len(piece), i) for i, piece in pieces if shown in piece]
+        found = [(not piece.startswith(shown), len(piece), i) for i, piece in enumerate(run.pieces) if shown in piece]
         return {'tokens': [arrays.token(run.tokenizer, i) for _, _, i in sorted(found)[:count]]}
 
     def _neighbours(self, fields: Fields) -> dict[str, Any]:
@@ -207,7 +206,7 @@ class Explorer:
         run = self.runs[number]
         step, count = self._step(run, fields.integer('step', None)), _count(fields.integer('count', 8), 100)
         fields.end()
-        return blocks.neighbours(run, self.runs.params(number, step)[1], token, count)
+        return blocks.neighbours(run, self.runs.unit_vectors(number, step), token, count)
 
     def _trace(self, fields: Fields) -> dict[str, Any]:
         spec = self.spec(fields)

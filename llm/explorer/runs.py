@@ -1,6 +1,7 @@
 """The runs that a page shows: opened once, their parameters read when a checkpoint is first looked at."""
 
 import dataclasses
+import functools
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from llm import config_json, runtime
+from llm.analysis import embeddings
 from llm.analysis.memory import parameter_count
 from llm.config import ModelConfig
 from llm.errors import UserError
@@ -20,6 +22,7 @@ from llm.training import checkpoint
 from llm.workdir import Workdir
 
 PARAMETER_BYTES = 4 * 2**30  # of checkpoints kept in memory; the one in use stays whatever its size
+VECTOR_BYTES = 2**29  # of tokens at length 1, the same
 
 
 def for_reading(config: ModelConfig) -> ModelConfig:
@@ -72,6 +75,16 @@ class Run:
         """Checkpoints, oldest first: a run that trains makes more of them."""
         return checkpoint.Checkpoints(self.workdir.checkpoints).steps()
 
+    @functools.cached_property
+    def pieces(self) -> list[str]:
+        """The piece of every token."""
+        return [self.tokenizer.piece(i) for i in range(self.tokenizer.vocab_size)]
+
+    @functools.cached_property
+    def written(self) -> np.ndarray:
+        """Which tokens a text can come to, see `embeddings.written_tokens`."""
+        return embeddings.written_tokens(self.tokenizer, self.model.vocab_size)
+
     def card(self, number: int) -> dict[str, Any]:
         """What the page says of a run."""
         model, stored = self.model, self.workdir.runtime()
@@ -112,6 +125,7 @@ class Runs:
     def __init__(self, runs: Sequence[Run]):
         self._runs = list(runs)
         self._params, self._reading = Kept(PARAMETER_BYTES), threading.Lock()
+        self._vectors = Kept(VECTOR_BYTES)
 
     def __iter__(self):
         return iter(self._runs)
@@ -146,6 +160,14 @@ class Runs:
             found, params = checkpoint.load_params(run.workdir, step)
             self._params.put((number, found), params, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
             return found, params
+
+    def unit_vectors(self, number: int, step: int | None) -> np.ndarray:
+        """What each token brings into the first block at a checkpoint, at length 1: see `embeddings.unit_vectors`."""
+        step, params = self.params(number, step)
+        if (number, step) in self._vectors:
+            return self._vectors[number, step]
+        vectors = embeddings.unit_vectors(params, self[number].model)
+        return self._vectors.put((number, step), vectors, vectors.nbytes)
 
     def check_comparable(self, left: int, right: int) -> None:
         """Raises UserError if two runs read the same text as different tokens."""

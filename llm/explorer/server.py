@@ -23,12 +23,12 @@ async def serve(
 
     Args:
         service: what answers.
-        guard: from an application to one that is guarded.
+        guard: `Guard`, with the address's settings.
         listening: socket.
         stopped: whether to end.
         ready: called once requests are answered.
     """
-    server = server_lib.Server(server_lib.settings(guard(service.app())))
+    server = server_lib.Server(server_lib.settings(guard(service.app(), protected=PROTECTED)))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     connections = server.server_state.connections
     watching = asyncio.create_task(watch(connections))

@@ -143,10 +143,17 @@ class Filler:
         found, written = [], []
         for mark in marks:
             written.append(mark)
+            prompt = self._reader.behind(text, written)
+            room = self._config.model.context_length - len(prompt.ids)
+            if tokens > room:
+                raise UserError(
+                    f"blank {len(found) + 1} may have {tokens} tokens, and the model's context has room for "
+                    f'{max(room, 0)} there; allow fewer tokens a blank, or shorten the text'
+                )
             beams = beam_search.beam_search(
                 self._model,
                 self._params,
-                self._reader.behind(text, written),
+                prompt,
                 beam_size=max(candidates, 2),
                 max_new_tokens=tokens + 1,
                 length_penalty=0.0,

@@ -7,24 +7,14 @@ other origins are refused, and nothing is ever allowed to other origins (no CORS
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 
+from llm.serving.address import LOOPBACK_NAMES
 from llm.serving.api_error import CLOSE, ApiError
-
-LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host.strip('[]')).is_loopback
-    except ValueError:
-        return host.lower() == 'localhost'
 
 
 class Guard:

@@ -295,6 +295,20 @@ def test_mean_ablation_puts_the_mean_over_rows_and_places():
     npt.assert_allclose(after['pattern'][0, 1, 1], np.asarray(seen['pattern'])[0, :, 1].mean(0), atol=1e-6)
 
 
+def test_padding_does_not_enter_a_mean():
+    config = CONFIGS['gpt2']
+    real = np.arange(LENGTH) < np.array([[3], [LENGTH]])
+    draw = np.random.default_rng(0)
+    shape = (config.num_layers, 2, config.num_heads, LENGTH)
+    outputs, pattern = draw.normal(size=(*shape, config.key_size)), draw.random((*shape, LENGTH))
+    rows = np.concatenate([outputs[:, 0, :, :3], outputs[:, 1]], axis=2).mean(2)
+    mean = lens.mean_ablate(config, 'head_outputs', outputs, real=real)['head_outputs'].offset
+    npt.assert_allclose(mean[:, 0, :, 0], rows, atol=1e-6)
+    mean = lens.mean_ablate(config, 'pattern', pattern, real=real)['pattern'].offset[:, 0]
+    npt.assert_allclose(mean[:, :, :3], pattern[..., :3, :].mean(1), atol=1e-6)
+    npt.assert_allclose(mean[:, :, 3:], pattern[:, 1, :, 3:], atol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_gradient_of_an_edit_is_what_it_does_to_first_order():
     config, params = make('llama_gqa')

@@ -62,6 +62,15 @@ def test_a_value_is_the_direction_in_which_its_neuron_moves_the_logits(kind):
     assert factors[0] > 0
 
 
+def test_behind_an_encoder_the_stream_passes_one_more_norm():
+    config, params = model(norm_placement='post')
+    norm = {'cross_attention_norm': {'scale': jnp.full((2, 16), 3.0)}}
+    tripled = params | {'blocks': params['blocks'] | norm}
+    for layer, factor in ((0, 3), (1, 1)):
+        plain, after = (memories.value_rows(each, config, layer) for each in (params, tripled))
+        np.testing.assert_allclose(after, factor * plain, rtol=1e-6)
+
+
 def test_promoted_and_suppressed_are_the_ends_of_the_read_out():
     config, params = model()
     logits = np.asarray(memories.read_out(params, config, memories.value_rows(params, config, 0)))

@@ -72,7 +72,7 @@ def test_a_continuation_ends_with_its_indentation():
 def test_the_steps_hang_together():
     base, sft, dpo = (load_config(str(ROOT / 'configs' / f'{pathlib.Path(run).name}.py')) for run in RUNS)
     assert base.model == sft.model == dpo.model
-    assert (sft.init_from.workdir, dpo.init_from.workdir) == RUNS[:2]
+    assert (sft.init_from.workdir, dpo.init_from.workdir) == tuple(map(str, RUNS[:2]))
     assert set(sft.data.corpora) == {f'task:{task}' for task in measure.CHECKS}
     assert set(measure.LONGEST) == {name for name in TASKS if name.startswith('python_')}
     makefile = (ROOT / 'Makefile').read_text()

@@ -48,6 +48,10 @@ LONG = 'x' * 64  # with <bos> one token more than the context
             {'prompt': 'a', 'edits': [{'kind': 'head', 'layer': 0, 'head': 1, 'scale': 'no'}]},
             'edits.scale must be a num',
         ),
+        (
+            {'prompt': 'a', 'edits': [{'kind': 'attention', 'layer': 0, 'scale': 1e9}]},
+            'scale is 1e+09; give one from -1e+06 to 1e+06',
+        ),
         ({'prompt': 'a', 'edits': [{'kind': 'neuron', 'layer': 0, 'neuron': -1}]}, 'there is no neuron -1'),
         (
             {'prompt': 'a', 'edits': [{'kind': 'patch', 'site': 'residual', 'layer': 0, 'prompt': 'b', 'position': 9}]},

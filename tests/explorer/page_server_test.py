@@ -16,7 +16,8 @@ from llm.explorer import server as explorer_server
 from llm.explorer.app import Service
 from llm.explorer.explorer import NotFound
 from llm.serving import server as server_lib
-from llm.serving.guard import LOOPBACK_NAMES, Guard
+from llm.serving.address import LOOPBACK_NAMES
+from llm.serving.guard import Guard
 
 TOKEN = 'a token that is long enough'
 
@@ -53,7 +54,7 @@ class Running:
         self._stop, ready = threading.Event(), threading.Event()
         listening = server_lib.listen('127.0.0.1', 0)
         self.port = listening.getsockname()[1]
-        guard = functools.partial(Guard, token=token, hosts=LOOPBACK_NAMES, protected=explorer_server.PROTECTED)
+        guard = functools.partial(Guard, token=token, hosts=LOOPBACK_NAMES)
         serve = lambda: explorer_server.serve(Service(explorer), guard, listening, self._stop.is_set, ready.set)
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()

@@ -166,6 +166,9 @@ def test_what_needs_to_read_from_left_to_right_refuses_in_one_line(params, tmp_p
     ):
         with pytest.raises(UserError, match=message):
             filler.fill(pieces, **options)
+    filler = Filler(configure(SpanCorruption(), 1), params[1], TOKENIZER)
+    with pytest.raises(UserError, match=r'blank 1 may have 63 tokens, .* room for 62 there'):
+        filler.fill(['a', 'b'], tokens=63)
     long = dataclasses.replace(configure(PrefixLM(), 1))
     reads = Generator(Transformer(long.model), params[1], TOKENIZER, reader=reader_of(long, TOKENIZER))
     with pytest.raises(UserError, match="66 tokens and the model's context 64"):

@@ -9,7 +9,8 @@ import pytest
 from scripted_engine import ScriptedEngine, make_generator
 
 from llm.serving import server as server_lib
-from llm.serving.guard import LOOPBACK_NAMES, Guard
+from llm.serving.address import LOOPBACK_NAMES
+from llm.serving.guard import Guard
 from llm.serving.service import Limits, Service
 
 

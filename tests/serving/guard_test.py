@@ -3,7 +3,7 @@
 import pytest
 from plain_http import BODY, ask, post
 
-from llm.serving.guard import is_loopback
+from llm.serving.address import is_loopback
 
 TOKEN = 'a token of visible letters'.replace(' ', '-')
 

@@ -13,9 +13,9 @@ from plain_http import BODY, open_raw, post, raw_request, read_to_end
 from scripted_engine import ScriptedEngine, wait_for
 
 from llm.command_line import main
-from llm.commands.serve import TOKEN_VARIABLE
 from llm.errors import Interrupted, MachineError
 from llm.serving import server as server_lib
+from llm.serving.address import TOKEN_VARIABLE
 from llm.serving.guard import Guard
 from llm.serving.service import Limits, Service
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from small_corpus import write_corpus
+from xla_flags import xla_flags
 
 from llm.config import (
     AdamW,
@@ -40,6 +41,6 @@ def small(tmp_path_factory) -> Config:
 @pytest.fixture
 def one_core(monkeypatch) -> dict[str, str]:
     """Processes that are started see one device and compute with one thread, as a user's would on one core."""
-    monkeypatch.setenv('XLA_FLAGS', '')
+    monkeypatch.setenv('XLA_FLAGS', xla_flags(1))
     monkeypatch.setenv('NPROC', '1')
     return dict(os.environ)

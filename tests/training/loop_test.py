@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from training.crash import Crash, crash_at
+from xla_flags import xla_flags
 
 from llm import config_json
 from llm.analysis import flops
@@ -78,7 +79,7 @@ def test_a_killed_process_resumes_to_the_bit(tiny, tmp_path):
     config = tmp_path / 'config.py'
     text = config_json.to_json(change(change(tiny, 'training', steps=30), 'checkpoint', every=5))
     config.write_text(f'from llm.config_json import from_json\n\ndef get_config():\n    return from_json({text!r})\n')
-    environment = os.environ | {'NPROC': '2', 'XLA_FLAGS': ''}
+    environment = os.environ | {'NPROC': '2', 'XLA_FLAGS': xla_flags(1)}
 
     def start(name):
         command = [sys.executable, '-m', 'llm', 'train', '--config', str(config), '--workdir', str(tmp_path / name)]

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from filelock import FileLock
+from xla_flags import xla_flags
 
 from llm import config_json
 from llm.errors import UserError
@@ -38,7 +39,7 @@ def start(config, folder, *options):
         'from llm.config_json import from_json\n\n\ndef get_config():\n'
         f'    return from_json({config_json.to_json(config)!r})\n'
     )
-    environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    environment = os.environ | {'XLA_FLAGS': xla_flags(2)}
     command = [sys.executable, '-m', 'llm', 'train', '--config', str(file), '--workdir', str(folder / 'run')]
     command += ['--distributed.processes', '2', '--no-progress', *options]
     return subprocess.Popen(

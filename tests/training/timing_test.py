@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from xla_flags import xla_flags
 
 from llm import config_json
 from llm.analysis import flops
@@ -117,7 +118,9 @@ print('MODULES' + json.dumps(sorted(sys.modules)), file=sys.stderr)
 def modules(*arguments) -> set[str]:
     """The packages that are imported at the first step, or at the end where there is none."""
     command = [sys.executable, '-c', PROBE, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {'XLA_FLAGS': ''})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {'XLA_FLAGS': xla_flags(1)}
+    )
     line = next(line for line in done.stderr.splitlines() if line.startswith('MODULES'))
     names = json.loads(line.removeprefix('MODULES'))
     return {name.partition('.')[0] for name in names}

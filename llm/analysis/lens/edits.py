@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from llm.config import ModelConfig
 from llm.errors import UserError
@@ -101,17 +101,22 @@ def mean_ablate(
     units: Choice = None,
     positions: Choice = None,
     length: int | None = None,
+    real: Bool[Array | np.ndarray, 'batch length'] | None = None,
 ) -> dict[str, Edit]:
     """Puts the mean of what `run` returned for the site in its place: a head, say, that no longer knows the text.
 
     The mean is over rows and places; of scores and pattern over rows. The arguments are those of `patch`, and `length`,
-    which `positions` need.
+    which `positions` need, and `real`: which places are no padding and count (None is all).
     """
     value = jnp.asarray(value)
     axes = _axes(config, site)
     over = tuple(i for i, name in enumerate(axes) if name in ('batch', 'length'))
     chosen = _chosen(config, site, layers, units, positions, length)
-    mean = jnp.mean(value, axis=over, keepdims=True)
+    real = jnp.ones((1, 1), bool) if real is None else jnp.asarray(real)
+    others = [i for i, name in enumerate(axes) if name not in ('batch', *_POSITION)]
+    counted = jnp.broadcast_to(jnp.expand_dims(real, others), value.shape)
+    count = jnp.maximum(jnp.sum(counted, axis=over, keepdims=True), 1)
+    mean = jnp.sum(value, axis=over, keepdims=True, where=counted) / count
     return {site: Edit(1.0 - chosen, chosen * mean)}
 
 
