@@ -160,6 +160,7 @@ def values_of(cls: type, name: str, values: list | None) -> list:
     return values or list(typing.get_args(next(f.type for f in dataclasses.fields(cls) if f.name == name)))
 
 
+@functools.cache
 def seen_in_model(config: ModelConfig) -> str:
     """Names, shapes, dtypes and values of the first parameters, and logits under a dropout key: of text, and of an
     image if the model reads one."""

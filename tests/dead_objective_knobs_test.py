@@ -131,20 +131,20 @@ def start(kind):
     return jax.jit(lambda: create_state(config(kind()), 0).params)()
 
 
+@functools.cache
+def seen_in_loss(objective):
+    """The loss and its gradient."""
+    run, batch = config(objective), jax.tree.map(jnp.asarray, batch_of(objective))
+    loss = registry.make_loss(run, Transformer(run.model), registry.hyperparameters(run))
+    value, gradient = jax.jit(jax.value_and_grad(lambda params: loss(params, batch, None)[0]))(start(type(objective)))
+    return params_sha256({'loss': value, 'gradient': gradient})
+
+
 @pytest.mark.parametrize(('kind', 'name'), GIVEN)
 def test_losses(kind, name):
     values, also = GIVEN[kind, name]
-
-    def see(value):
-        run = config(kind(**also | {name: value}))
-        loss = registry.make_loss(run, Transformer(run.model), registry.hyperparameters(run))
-        batch = batch_of(run.objective)
-        total = lambda params: loss(params, jax.tree.map(jnp.asarray, batch), None)[0]
-        value, gradient = jax.jit(jax.value_and_grad(total))(start(kind))
-        return params_sha256({'loss': value, 'gradient': gradient})
-
     # The robust loss without smoothing is the plain one.
-    apart(name, [v for v in values if v != 'robust'], see)
+    apart(name, [v for v in values if v != 'robust'], lambda value: seen_in_loss(kind(**also | {name: value})))
 
 
 def test_robust_is_a_loss_of_its_own():

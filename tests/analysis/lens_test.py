@@ -296,7 +296,7 @@ def test_mean_ablation_puts_the_mean_over_rows_and_places():
 
 
 def test_padding_does_not_enter_a_mean():
-    config = CONFIGS['gpt2']
+    config = dataclasses.replace(SMALL, **GPT2)
     real = np.arange(LENGTH) < np.array([[3], [LENGTH]])
     draw = np.random.default_rng(0)
     shape = (config.num_layers, 2, config.num_heads, LENGTH)

@@ -30,7 +30,7 @@ def model(**changes):
     return config, jax.tree_util.tree_map_with_path(moved, params)
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', [pytest.param('pre', marks=pytest.mark.slow), 'post', 'both', 'layernorm'])
 def test_a_value_is_the_direction_in_which_its_neuron_moves_the_logits(kind):
     """In the last layer, where nothing comes after: along the derivative of the logits by the neuron's activation, but
     for what a norm's division adds, which is in the direction of the normalised stream."""

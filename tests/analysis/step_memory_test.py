@@ -71,7 +71,7 @@ def test_large_shipped_configs(name):
     'config',
     [
         with_model(remat='full', compute_dtype='bfloat16'),
-        with_model(remat='dots', num_kv_heads=2, tied_embeddings=False),
+        pytest.param(with_model(remat='dots', num_kv_heads=2, tied_embeddings=False), marks=pytest.mark.slow),
         with_model(dropout=0.1, position='learned', activation='gelu', norm='layernorm', windows=(16, None)),
         dataclasses.replace(SMALL, objective=NextToken(vocabulary_chunk=16), optimizer=Adafactor()),
         pytest.param(
@@ -92,8 +92,8 @@ def test_variants(config):
 @pytest.mark.parametrize(
     'parallel',
     [
-        ParallelConfig(),
-        ParallelConfig(data=2, fsdp=4),
+        pytest.param(ParallelConfig(), marks=pytest.mark.slow),
+        pytest.param(ParallelConfig(data=2, fsdp=4), marks=pytest.mark.slow),
         ParallelConfig(data=2, fsdp=2, tensor=2),
         ParallelConfig(data=1, fsdp=2, tensor=2, context=2),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import re
 import threading
 
@@ -32,7 +33,7 @@ def served(explorer, token=None):
     """The address of a server in a thread."""
     listening = server_lib.listen('127.0.0.1', 0)
     stop, ready = threading.Event(), threading.Event()
-    guard = lambda app: Guard(app, token, protected=explorer_server.PROTECTED)
+    guard = functools.partial(Guard, token=token)
     serving = explorer_server.serve(Service(explorer), guard, listening, stop.is_set, ready.set)
     thread = threading.Thread(target=asyncio.run, args=(serving,))
     thread.start()

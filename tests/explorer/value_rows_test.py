@@ -12,7 +12,9 @@ from llm.explorer.explorer import Explorer
 from llm.explorer.runs import open_runs
 
 
-@pytest.mark.parametrize('placement', ['pre', 'both', 'post'])
+@pytest.mark.parametrize(
+    'placement', [pytest.param('pre', marks=pytest.mark.slow), 'both', pytest.param('post', marks=pytest.mark.slow)]
+)
 def test_favourites_are_those_of_the_library(tmp_path, placement):
     model = dataclasses.replace(MODEL, norm_placement=placement)
     explorer = Explorer(open_runs([make_run(tmp_path / placement, model)]), 'a')

@@ -33,9 +33,11 @@ def ids(row):
     [
         {'position': 'rope', 'num_kv_heads': 2, 'qk_norm': True, 'windows': (3, None)},
         {'position': 'learned', 'norm': 'layernorm', 'activation': 'gelu'},
-        {'position': 'sinusoidal', 'norm_placement': 'post', 'tied_embeddings': False},
+        pytest.param(
+            {'position': 'sinusoidal', 'norm_placement': 'post', 'tied_embeddings': False}, marks=pytest.mark.slow
+        ),
         {'position': 'alibi', 'num_kv_heads': 1},
-        {'position': 'none', 'attention_softcap': 5.0, 'logit_softcap': 8.0},
+        pytest.param({'position': 'none', 'attention_softcap': 5.0, 'logit_softcap': 8.0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -150,7 +152,10 @@ def test_the_distribution_shown_is_the_one_drawn_from(tiny):
     assert np.sum((drawn[support] - expected) ** 2 / expected) < 16.27  # 99.9% quantile, 3 degrees of freedom
 
 
-@pytest.mark.parametrize('context, chunk', [(1, 3), (2, None), (7, 3), (8, None)])
+@pytest.mark.parametrize(
+    'context, chunk',
+    [(1, 3), pytest.param(2, None, marks=pytest.mark.slow), (7, 3), pytest.param(8, None, marks=pytest.mark.slow)],
+)
 def test_sliding_equals_reading_the_window_again(tiny, full_logprobs, context, chunk):
     model, params = tiny(context_length=context, position='learned')
     prompts = [[1, 5, 9, 2, 7][: max(1, context - 1)], [4]]

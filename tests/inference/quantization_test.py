@@ -131,8 +131,15 @@ def test_prepared_parameters_are_the_same_model(tiny, changes):
     assert {type(kernel) for kernel in kernels(made)} == {Transposed}
 
 
-@pytest.mark.parametrize('kind, most', [('int8', 0.02), ('int4', 0.25)])
-@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize(
+    'kind, most, tied',
+    [
+        ('int8', 0.02, False),
+        ('int4', 0.25, True),
+        pytest.param('int8', 0.02, True, marks=pytest.mark.slow),
+        pytest.param('int4', 0.25, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_quantized_model_writes_and_is_smaller(tiny, kind, most, tied):
     model, params = tiny(tied_embeddings=tied, width=64, num_kv_heads=2)
     small = prepared.ready(params, model.config, kind)

@@ -50,7 +50,9 @@ def test_kept_or_replaced_a_token_has_the_large_models_distribution(settings):
     np.testing.assert_allclose(speculative.replacement(p, p), p)
 
 
-@pytest.mark.parametrize('settings', [SETTINGS[0], SETTINGS[4], SETTINGS[5]], ids=str)
+@pytest.mark.parametrize(
+    'settings', [SETTINGS[0], pytest.param(SETTINGS[4], marks=pytest.mark.slow), SETTINGS[5]], ids=str
+)
 def test_texts_have_the_large_models_distribution(settings):
     """Every text of three tokens enumerated, against what 8,000 seeds write with a draft of another mind."""
     (model, params), (drafter, draft_params) = random_model(0), random_model(1)

@@ -126,8 +126,15 @@ def test_sums_of_micro_batches_add_up_to_the_batchs(config):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(pieces[2][2]))
 
 
-@pytest.mark.parametrize('model', [SMALL, UNTIED], ids=['tied', 'untied'])
-@pytest.mark.parametrize('terms', [{}, ALL_TERMS], ids=['plain', 'all_terms'])
+@pytest.mark.parametrize(
+    'model, terms',
+    [
+        pytest.param(SMALL, {}, id='tied-plain'),
+        pytest.param(UNTIED, ALL_TERMS, id='untied-all_terms'),
+        pytest.param(UNTIED, {}, id='untied-plain', marks=pytest.mark.slow),
+        pytest.param(SMALL, ALL_TERMS, id='tied-all_terms', marks=pytest.mark.slow),
+    ],
+)
 def test_loss_and_gradient_equal_the_definition_in_chunks_of_any_size(model, terms):
     params, batch = random_params(model), random_batch()
     definition = jax.jit(jax.value_and_grad(functools.partial(by_definition, NextToken(**terms), model)))

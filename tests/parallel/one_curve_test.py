@@ -100,7 +100,12 @@ def alone(optimizer='adamw'):
 
 @pytest.mark.parametrize(
     'cut, accumulation',
-    [*((cut, 1) for cut in CUTS), ('data', 2), ('all axes', 2), ('pmap', 2)],
+    [
+        *(pytest.param(cut, 1, marks=pytest.mark.slow) for cut in CUTS),
+        ('data', 2),
+        ('all axes', 2),
+        ('pmap', 2),
+    ],
 )
 def test_one_curve(cut, accumulation):
     losses, state = run(config(CUTS[cut], accumulation), devices=8)
@@ -108,7 +113,7 @@ def test_one_curve(cut, accumulation):
     assert losses[0] - losses[-1] > 0.5  # it learned something on the way
 
 
-@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize('optimizer', [pytest.param('adafactor', marks=pytest.mark.slow), 'adamw', 'muon'])
 def test_optimizers_are_cut_as_their_parameters(optimizer):
     cut = config(CUTS['fsdp x tensor'], optimizer=optimizer)
     losses, state = run(cut, devices=8)
@@ -121,6 +126,7 @@ def test_optimizers_are_cut_as_their_parameters(optimizer):
                 assert leaf.sharding.shard_shape(leaf.shape) == cut_shape(leaf.shape, own), name
 
 
+@pytest.mark.slow
 def test_one_curve_of_a_model_wider_than_its_base():
     wide = {'parametrization': 'mup', 'base_width': 8, 'tied_embeddings': False}
     losses, _ = run(config(CUTS['fsdp x tensor'], **wide), devices=8)

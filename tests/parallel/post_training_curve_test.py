@@ -84,8 +84,15 @@ def alone(name):
     return losses(name, ParallelConfig(), 1)
 
 
-@pytest.mark.parametrize('cut', CUTS)
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize(
+    'name, cut',
+    [
+        ('rankings', 'fsdp x tensor'),
+        ('dpo with lora', 'pmap'),
+        pytest.param('rankings', 'pmap', marks=pytest.mark.slow),
+        pytest.param('dpo with lora', 'fsdp x tensor', marks=pytest.mark.slow),
+    ],
+)
 def test_one_curve(name, cut):
     curve = losses(name, CUTS[cut], 8)
     np.testing.assert_allclose(curve, alone(name), rtol=2e-5)

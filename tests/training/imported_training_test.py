@@ -192,10 +192,10 @@ def test_rollouts_end_where_the_template_ends_a_turn(fine_tune, tmp_path):
     assert evaluations[-1]['reward'] > evaluations[0]['reward']
 
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ('qwen', 'sentencepiece')]
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ('llama2', 'qwen', 'sentencepiece')]
 
 
-@pytest.mark.parametrize('family', ['gpt2', 'llama2', *SLOW])
+@pytest.mark.parametrize('family', ['gpt2', *SLOW])
 def test_pretraining_goes_on_and_bits_are_over_the_bytes_of_documents(fine_tune, documents, family):
     workdir, summary = fine_tune(family, Config().objective, f'text:{documents}/*.txt', steps=10, samples=4)
     held_out = summary['held_out']

@@ -60,7 +60,7 @@ def test_tokens_and_flops_are_exact(finished, tiny):
     assert summary['flops'] == counted * flops.training_flops_per_token(tiny.model, 32)
 
 
-@pytest.mark.parametrize('step', [1, 5, 8, 12])
+@pytest.mark.parametrize('step', [pytest.param(1, marks=pytest.mark.slow), 5, 8, 12])
 def test_resumes_to_the_bit_wherever_it_died(finished, tiny, one_device, tmp_path, monkeypatch, step):
     path, summary = finished
     with monkeypatch.context() as patch:
@@ -118,7 +118,7 @@ def dies(monkeypatch, owner, name, after=True, at=None):
 @pytest.mark.parametrize(
     'name, after, at',
     [
-        ('save', False, 8),  # nothing of checkpoint 8 is there
+        pytest.param('save', False, 8, marks=pytest.mark.slow),  # nothing of checkpoint 8 is there
         ('save', True, 8),  # it is being written
         ('write_record', False, 8),  # its files are there, its manifest is not
         ('write_record', True, 8),  # it is there; older ones are not deleted yet
@@ -206,6 +206,7 @@ def test_a_signal_saves_and_says_so(finished, tiny, one_device, tmp_path, monkey
     )
 
 
+@pytest.mark.slow
 def test_many_devices_give_the_curve_of_one(finished, tiny, tmp_path):
     path, _ = finished
     summary = train(tiny, tmp_path / 'run', progress=False, devices=jax.devices())
@@ -249,7 +250,7 @@ def test_divergence_rolls_back_and_leaves_the_batch_out(tiny, one_device, tmp_pa
     assert Checkpoints(Workdir(tmp_path / 'run').checkpoints).record(12)['skipped'] == [[5, 6]]
 
 
-@pytest.mark.parametrize('step', [5, 7, 9])
+@pytest.mark.parametrize('step', [pytest.param(5, marks=pytest.mark.slow), 7, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_run_that_rolled_back_resumes_to_the_bit(tiny, one_device, tmp_path, monkeypatch, step):
     poison(monkeypatch, 5)
     whole = train(tiny, tmp_path / 'whole', progress=False, devices=one_device)
@@ -271,7 +272,9 @@ def test_what_did_not_help_is_not_gone_back_to_again(tiny, one_device, tmp_path,
     assert Checkpoints(Workdir(tmp_path / 'run').checkpoints).record(12)['skipped'] == [[5, 7]]
 
 
-@pytest.mark.parametrize('method, after', [('delete_after', True), ('write_record', True)])
+@pytest.mark.parametrize(
+    'method, after', [('delete_after', True), pytest.param('write_record', True, marks=pytest.mark.slow)]
+)
 def test_dying_in_the_middle_of_a_rollback_repeats_it(tiny, one_device, tmp_path, monkeypatch, method, after):
     poison(monkeypatch, 9)  # met at step 10
     whole = train(tiny, tmp_path / 'whole', progress=False, devices=one_device)

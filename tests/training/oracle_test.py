@@ -146,7 +146,7 @@ METHODS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('method', [pytest.param(m, marks=pytest.mark.slow if m == 'grpo' else ()) for m in METHODS])
+@pytest.mark.parametrize('method', [pytest.param(m, marks=() if m == 'ppo' else pytest.mark.slow) for m in METHODS])
 def test_reaches_what_can_be_reached(reference, method):
     params, log_reference = reference
     loss, prompts, steps, rate = METHODS[method]

@@ -104,6 +104,7 @@ def test_a_crash_costs_nothing(run, one_device, tmp_path, monkeypatch):
     assert len(set(coefficients)) == len(coefficients) == 6  # it adapts at every step
 
 
+@pytest.mark.slow
 def test_reward_models_and_a_function_together(run, rewarder, one_device, tmp_path):
     """The sum of both; an ensemble of one model twice is that model."""
     settings = lambda reward: run(GRPO(rollout=ROLLOUT, reward=reward), steps=1)

@@ -35,7 +35,7 @@ def comparable(row):
     'objective, cut, devices, accumulation',
     [
         pytest.param('grpo', 'fsdp', 8, 1, marks=pytest.mark.slow),
-        ('grpo', 'pmap', 8, 1),
+        pytest.param('grpo', 'pmap', 8, 1, marks=pytest.mark.slow),
         ('grpo', 'data', 4, 2),
         ('ppo', 'all', 8, 1),
         pytest.param('ppo', 'pmap', 4, 2, marks=pytest.mark.slow),

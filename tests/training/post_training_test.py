@@ -104,7 +104,10 @@ def rows(path, kind='train'):
     return Workdir(path).rows(kind)
 
 
-@pytest.mark.parametrize('kind', ['sft', 'dpo', 'reward_model', 'dpo with lora'])
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ('sft', 'dpo', 'reward_model')]
+
+
+@pytest.mark.parametrize('kind', [*SLOW_KINDS, 'dpo with lora'])
 def test_a_crash_costs_nothing(kind, stages, one_device, tmp_path, monkeypatch):
     """Every loss, gradient norm and count, and the last bit of every parameter, are those of a run left alone."""
     whole = train(stages[kind], tmp_path / 'whole', progress=False, devices=one_device)
@@ -237,6 +240,7 @@ def test_a_fork_keeps_the_reference(stages, one_device, tmp_path):
         train(adapted, tmp_path / 'i', progress=False, devices=one_device)
 
 
+@pytest.mark.slow
 def test_a_merged_preference_run_keeps_its_reference(stages, one_device, tmp_path):
     train(stages['dpo with lora'], tmp_path / 'run', progress=False, devices=one_device)
     merge(Workdir(tmp_path / 'run'), Workdir(tmp_path / 'merged'))

@@ -146,7 +146,7 @@ def one_step(settings, change=lambda state: state):
     return step, state, means(metrics)
 
 
-@pytest.mark.parametrize('objective', [GRPO, PPO])
+@pytest.mark.parametrize('objective', [GRPO, pytest.param(PPO, marks=pytest.mark.slow)])
 def test_rewards_that_are_all_equal_are_said_to_be(objective, caplog):
     settings = with_reward(objective, function='training.rewards_test:nothing_to_choose', missing_eos_penalty=0.0)
     with caplog.at_level(logging.WARNING):

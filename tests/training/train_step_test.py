@@ -47,7 +47,7 @@ def run(config, steps=3, **kwargs):
     return state, metrics
 
 
-@pytest.mark.parametrize('accumulation', [2, 8])
+@pytest.mark.parametrize('accumulation', [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_micro_batches_do_not_show(accumulation):
     """Unequal weights and dropout included: sums are added up, then divided once."""
     whole, metrics = run(config())
@@ -90,7 +90,9 @@ def test_clipping_bounds_the_step():
     assert run(tight, 1)[1][0]['update_norm'][0] < 1e-4
 
 
-@pytest.mark.parametrize('optimizer', [AdamW(), Lion(), Muon()])
+@pytest.mark.parametrize(
+    'optimizer', [pytest.param(AdamW(), marks=pytest.mark.slow), pytest.param(Lion(), marks=pytest.mark.slow), Muon()]
+)
 def test_numbers_are_arguments_not_constants(optimizer):
     """Changing learning rate, decay or seed compiles nothing."""
     changed = dataclasses.replace(config(), optimizer=optimizer)
