@@ -100,6 +100,6 @@ def with_encoder(model: ModelConfig) -> ModelConfig:
     halves = dataclasses.replace(
         model, num_layers=model.num_layers - model.num_layers // 2, encoder_layers=model.num_layers // 2
     )
-    wanted = parameter_count(model)
-    tried = (dataclasses.replace(halves, feed_forward_width=hidden) for hidden in range(8, model.hidden_width + 8, 8))
-    return min(tried, key=lambda one: abs(parameter_count(one) - wanted))
+    wide = lambda hidden: dataclasses.replace(halves, feed_forward_width=hidden)
+    few, more = parameter_count(wide(8)), parameter_count(wide(16))  # parameters grow by the same with every 8
+    return wide(8 + 8 * max(0, round((parameter_count(model) - few) / (more - few))))

@@ -143,6 +143,7 @@ def tiny(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_where_there_is_nothing_to_find_nothing_is_found(tiny, tmp_path, capsys):
     """The whole way: runs, statistics, pages. The same command again trains nothing."""
     out = tmp_path / 'null'

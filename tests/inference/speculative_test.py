@@ -51,7 +51,7 @@ def test_kept_or_replaced_a_token_has_the_large_models_distribution(settings):
 
 
 @pytest.mark.parametrize(
-    'settings', [SETTINGS[0], pytest.param(SETTINGS[4], marks=pytest.mark.slow), SETTINGS[5]], ids=str
+    'settings', [SETTINGS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in SETTINGS[4:6])], ids=str
 )
 def test_texts_have_the_large_models_distribution(settings):
     """Every text of three tokens enumerated, against what 8,000 seeds write with a draft of another mind."""

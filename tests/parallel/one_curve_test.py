@@ -102,7 +102,7 @@ def alone(optimizer='adamw'):
     'cut, accumulation',
     [
         *(pytest.param(cut, 1, marks=pytest.mark.slow) for cut in CUTS),
-        ('data', 2),
+        pytest.param('data', 2, marks=pytest.mark.slow),
         ('all axes', 2),
         ('pmap', 2),
     ],
@@ -113,7 +113,9 @@ def test_one_curve(cut, accumulation):
     assert losses[0] - losses[-1] > 0.5  # it learned something on the way
 
 
-@pytest.mark.parametrize('optimizer', [pytest.param('adafactor', marks=pytest.mark.slow), 'adamw', 'muon'])
+@pytest.mark.parametrize(
+    'optimizer', ['adamw', *(pytest.param(name, marks=pytest.mark.slow) for name in ('adafactor', 'muon'))]
+)
 def test_optimizers_are_cut_as_their_parameters(optimizer):
     cut = config(CUTS['fsdp x tensor'], optimizer=optimizer)
     losses, state = run(cut, devices=8)

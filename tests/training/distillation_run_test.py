@@ -68,6 +68,7 @@ def test_learns_resumes_to_the_bit_and_opens_without_its_teacher(student, finish
     assert evaluate_checkpoint(Workdir(tmp_path / 'whole'))['loss'] == pytest.approx(whole['held_out']['loss'])
 
 
+@pytest.mark.slow
 def test_stored_predictions_are_those_of_the_teacher(student, one_device, tmp_path):
     """Asked at each step and asked once come to the same, up to half precision; a second run asks nobody."""
     kinds = {'asked': {'top_k': 8}, 'stored': {'top_k': 8, 'stored': True}, 'again': {'top_k': 8, 'stored': True}}

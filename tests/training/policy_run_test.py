@@ -124,6 +124,7 @@ def test_reward_models_and_a_function_together(run, rewarder, one_device, tmp_pa
     assert seen['both'] == pytest.approx(seen['model'] + 2 * seen['function'], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_cannot_judge_is_refused(run, rewarder, one_device, tmp_path):
     def refused(match, settings):
         with pytest.raises(UserError, match=match):
@@ -162,6 +163,7 @@ def test_a_function_that_fails_ends_the_run_and_keeps_its_checkpoint(run, one_de
     assert train(settings, tmp_path / 'run', progress=False, devices=one_device)['status'] == 'done'
 
 
+@pytest.mark.slow
 def test_a_policy_starts_from_another_run(run, rewarder, one_device, tmp_path):
     """The trunk of the reward model, without its head: the value head is new, and the reference is the start."""
     settings = run(

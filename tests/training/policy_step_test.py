@@ -36,7 +36,7 @@ def comparable(row):
     [
         pytest.param('grpo', 'fsdp', 8, 1, marks=pytest.mark.slow),
         pytest.param('grpo', 'pmap', 8, 1, marks=pytest.mark.slow),
-        ('grpo', 'data', 4, 2),
+        pytest.param('grpo', 'data', 4, 2, marks=pytest.mark.slow),
         ('ppo', 'all', 8, 1),
         pytest.param('ppo', 'pmap', 4, 2, marks=pytest.mark.slow),
         pytest.param('ppo', 'alone', 1, 4, marks=pytest.mark.slow),

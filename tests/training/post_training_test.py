@@ -264,6 +264,7 @@ def test_where_a_run_started_stays_where_it_was(base, stages, one_device, tmp_pa
     assert again['rewards/chosen'] == pytest.approx(before['rewards/chosen'], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_giving_up_with_adapters_says_what_was_lost(stages, one_device, tmp_path, monkeypatch):
     config = dataclasses.replace(stages['dpo with lora'], divergence=DivergenceConfig(max_rollbacks=0, window=5))
     read = Ledger.read

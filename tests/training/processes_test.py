@@ -110,7 +110,8 @@ def test_a_signal_reaches_both_and_both_save(finished, tiny, one_device, tmp_pat
     assert summary['step'] == last and (workdir.checkpoints / str(last) / 'manifest.json').is_file()
 
 
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
 def test_a_dead_process_ends_the_run_in_one_line(tiny, tmp_path, victim):
     process = start(steps(tiny, 10**6), tmp_path, '--distributed.timeout', '10')
     workdir = Workdir(tmp_path / 'run')
