@@ -27,11 +27,11 @@ quickstart:
 
 test:
 	@sh scripts/setup.sh test
-	@.venv/bin/python -m pytest -n 2 -m 'not slow'
+	@.venv/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all:
 	@sh scripts/setup.sh test
-	@GLASSBOX_OPTIMIZED_TESTS=1 .venv/bin/python -m pytest -n 2
+	@GLASSBOX_OPTIMIZED_TESTS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint:
 	@sh scripts/setup.sh test

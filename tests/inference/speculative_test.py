@@ -117,7 +117,9 @@ def write(decoder, chunk):
     return rows
 
 
-@pytest.mark.parametrize('drafts, chunk', [(1, 30), (3, 30), (4, 5), (5, 1)])
+@pytest.mark.parametrize(
+    'drafts, chunk', [*(pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 30), (5, 1))), (3, 30), (4, 5)]
+)
 def test_greedy_is_the_same_text_in_whatever_pieces(tiny, drafts, chunk):
     model, params = tiny()
     drafter, draft_params = tiny(num_layers=1)

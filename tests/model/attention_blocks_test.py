@@ -30,7 +30,10 @@ def both_ways(attend, arrays, **settings):
     return there_and_back(*arrays)
 
 
-@pytest.mark.parametrize('block, kv_heads', [(1, 2), (4, 1), (4, 2), (11, 4), (64, 2)])
+@pytest.mark.parametrize(
+    'block, kv_heads',
+    [*(pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 2), (4, 2), (64, 2))), (4, 1), (11, 4)],
+)
 @pytest.mark.parametrize('segmented', [False, True])
 @pytest.mark.parametrize('settings', [{}, {'window': 3}, {'softcap': 0.8}, {'window': 5, 'softcap': 2.0}])
 def test_equals_the_reference(block, kv_heads, segmented, settings):

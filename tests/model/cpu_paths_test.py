@@ -36,7 +36,10 @@ def loss_and_gradients(config, params):
         pytest.param({'activation': 'relu'}, marks=pytest.mark.slow),
         pytest.param({'activation': 'relu2', 'qk_norm': True}, marks=pytest.mark.slow),
         {'activation': 'swiglu', 'norm_unit_offset': True},
-        {'activation': 'geglu', 'biases': ('query', 'key', 'value', 'attention_output', 'feed_forward', 'norm')},
+        pytest.param(
+            {'activation': 'geglu', 'biases': ('query', 'key', 'value', 'attention_output', 'feed_forward', 'norm')},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda values: values['activation'],
 )

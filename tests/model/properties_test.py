@@ -493,7 +493,7 @@ def test_bfloat16_products_stay_close_to_float32():
     assert 1e-4 < error < 0.1  # eight bits of mantissa, a few products deep
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)])
 def test_low_precision_everywhere_has_finite_gradients_in_the_parameters_dtype(dtype):
     config = small(
         param_dtype=dtype, compute_dtype=dtype, logit_dtype=dtype, qk_norm=True, dropout=0.1, windows=(3, None),

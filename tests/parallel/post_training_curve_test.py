@@ -88,7 +88,7 @@ def alone(name):
     'name, cut',
     [
         ('rankings', 'fsdp x tensor'),
-        ('dpo with lora', 'pmap'),
+        pytest.param('dpo with lora', 'pmap', marks=pytest.mark.slow),
         pytest.param('rankings', 'pmap', marks=pytest.mark.slow),
         pytest.param('dpo with lora', 'fsdp x tensor', marks=pytest.mark.slow),
     ],

@@ -60,15 +60,9 @@ def rows_logged(out):
     return sum(len(path.read_bytes().splitlines()) for path in out.glob('runs/*/metrics.jsonl'))
 
 
-@pytest.mark.parametrize(
-    'population, kills',  # once so many rows are logged
-    [
-        ('off', (60,)),
-        pytest.param('off', (30, 100), marks=pytest.mark.slow),
-        pytest.param('on', (30, 100), marks=pytest.mark.slow),
-    ],
-)
-def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, kills, question, tmp_path, one_core):
+@pytest.mark.slow
+@pytest.mark.parametrize('population', ['off', 'on'])
+def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, question, tmp_path, one_core):
     how = ('--population', population)
     alone = start(question, tmp_path / 'alone', *how)
     said, errors = alone.communicate(timeout=300)
@@ -77,7 +71,7 @@ def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, kills, 
     page = (tmp_path / 'alone/sweep.html').read_text()
     assert 'held-out loss by optimizer.learning_rate' in page and page.count('status done') == 12
     out = tmp_path / 'killed'
-    for rows in kills:
+    for rows in (30, 100):  # early, and near the end
         process = start(question, out, *how)
         while rows_logged(out) < rows and process.poll() is None:
             time.sleep(0.01)
@@ -91,7 +85,7 @@ def test_twelve_runs_killed_anywhere_end_with_the_same_table(population, kills, 
     attempts = [registry.Workdir(path).last_attempt() for path in out.glob('runs/*')]
     assert max(attempts) > 1
     if population == 'off':
-        assert attempts.count(1) >= 12 - 2 * len(kills), 'done runs are not run again'
+        assert attempts.count(1) >= 8, 'done runs are not run again'
 
 
 @pytest.mark.slow
@@ -116,6 +110,7 @@ def test_two_launchers_and_killed_workers_do_each_run_once(question, tmp_path, o
         assert len(steps) - len(set(steps)) <= 2, 'only what was lost since the last checkpoint was done again'
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_is_running(question, tmp_path, one_core):
     out = tmp_path / 'stopped'
     process = start(
@@ -185,6 +180,7 @@ def test_a_slurm_job_that_is_taken_away_saves_and_asks_to_be_queued_again(small,
     assert again[0].function.paths == [str(run.workdir.path)]
 
 
+@pytest.mark.slow
 def test_a_run_begun_with_another_number_of_threads_goes_on_with_that(small, tmp_path, one_core, monkeypatch):
     (run,) = registry.create(tmp_path, configs(small, 1))
     LocalProcesses(1).start(Job((run.workdir,))).finish()

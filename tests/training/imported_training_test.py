@@ -128,7 +128,8 @@ def fine_tune(imported, rows, tmp_path, one_device):
     return run
 
 
-@pytest.mark.parametrize('family', ['qwen', pytest.param('llama2', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['qwen', 'llama2'])
 def test_conversations_are_learned(fine_tune, imported, family):
     workdir, summary = fine_tune(family, SFT(), 'sft', steps=16)
     evaluations = workdir.rows('evaluation')

@@ -74,7 +74,6 @@ def test_resumes_to_the_bit_wherever_it_died(finished, tiny, one_device, tmp_pat
     assert again['tokens'] == summary['tokens']
 
 
-@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_bit(tiny, tmp_path):
     """SIGKILL through the command line, against a process that was left alone."""
     config = tmp_path / 'config.py'

@@ -146,7 +146,8 @@ METHODS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('method', [pytest.param(m, marks=() if m == 'ppo' else pytest.mark.slow) for m in METHODS])
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS)
 def test_reaches_what_can_be_reached(reference, method):
     params, log_reference = reference
     loss, prompts, steps, rate = METHODS[method]

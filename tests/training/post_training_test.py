@@ -251,6 +251,7 @@ def test_a_merged_preference_run_keeps_its_reference(stages, one_device, tmp_pat
     assert again['loss'] == pytest.approx(here['loss'], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_where_a_run_started_stays_where_it_was(base, stages, one_device, tmp_path):
     """The run that it started from trains on; its reference, made again, is still that of then."""
     train(base, tmp_path / 'base', progress=False, devices=one_device)

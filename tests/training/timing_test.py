@@ -132,6 +132,7 @@ def test_help_imports_nothing_heavy(arguments):
     assert not modules(*arguments) & (heavy | {'matplotlib', 'jinja2', 'tensorboardX', 'scipy'})
 
 
+@pytest.mark.slow
 def test_the_first_step_is_reached_without_what_it_does_not_use(finished, tiny, tmp_path):
     """The corpus is in the cache: `finished` has put it there."""
     file = tmp_path / 'config.py'
