@@ -1,15 +1,13 @@
 """What a run will hold in memory, predicted from its config without allocating any of it."""
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from llm.analysis import step_memory
 from llm.config import Config, ModelConfig
-from llm.model import Transformer
+from llm.training.train_state import parameter_shapes
 from llm.tree import named_leaves
 
 
@@ -40,13 +38,6 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         return sum(self.parts().values())
-
-
-@functools.lru_cache(maxsize=64)
-def parameter_shapes(model: ModelConfig) -> Any:
-    """The parameter tree with shapes and dtypes in place of arrays. Not to be written to: it is kept."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens)['params']
 
 
 _JOURNEY = ('embedding', 'patches', 'positions', 'embedding_norm', 'encoder', 'blocks', 'final_norm', 'lm_head')

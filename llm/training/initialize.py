@@ -19,6 +19,7 @@ from llm.training.train_state import (
     create_state,
     initial_model,
     keeps_base,
+    parameter_shapes,
     state_from_params,
 )
 from llm.training.train_step import static
@@ -84,7 +85,7 @@ def _init_from(config, placed):
     source = Workdir.open(config.init_from.workdir)
     source_config = runtime.stored_config(source)
     step, model = load_params(source, config.init_from.step, mesh=_mesh(placed))
-    expected = jax.eval_shape(lambda: initial_model(config.model, 0))
+    expected = parameter_shapes(config.model)
     if 'patches' in expected and 'patches' not in model:
         model = model | {'patches': _fresh_patches(config, source)}
     _check_same_shapes(expected, {name: tree for name, tree in model.items() if name not in HEADS}, source)

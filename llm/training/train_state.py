@@ -1,5 +1,6 @@
 """Everything a run carries from one step to the next."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -55,6 +56,15 @@ def initial_model(model: ModelConfig, seed: int | Array) -> Any:
     return Transformer(model).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))['params']
 
 
+@functools.lru_cache(maxsize=64)
+def parameter_shapes(model: ModelConfig) -> Any:
+    """The parameter tree with shapes and dtypes in place of arrays.
+
+    Not to be written to: it is kept, as tracing a model takes long and the runs of a process often share it.
+    """
+    return jax.eval_shape(lambda: initial_model(model, 0))
+
+
 def state_from_params(config: Config, model_params: Any, seed: int | Array) -> TrainState:
     """A state at step 0 that starts from a model, with a fresh optimizer.
 
@@ -96,7 +106,7 @@ def _controls(config: Config) -> dict[str, Array]:
 
 def abstract_state(config: Config) -> TrainState:
     """Shapes and dtypes of the state, computed without memory."""
-    return jax.eval_shape(lambda: create_state(config, 0))
+    return jax.eval_shape(lambda params: state_from_params(config, params, 0), parameter_shapes(config.model))
 
 
 def placed_state(config: Config, mesh: Mesh) -> TrainState:

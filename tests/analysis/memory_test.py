@@ -64,6 +64,7 @@ def test_the_parts_are_the_compilers_own_sum():
     assert estimate.total == step_memory.predict(step_memory.abstract_step(config()))[0].peak
 
 
+@pytest.mark.slow
 def test_activations_grow_by_the_layer_and_the_row_and_shrink_with_remat():
     def activations(rows=4, **changes):
         training = TrainingConfig(batch_size=rows)

@@ -115,6 +115,7 @@ def test_kl_has_the_mean_of_the_log_ratio_and_less_noise(two_models):
     assert np.all(measuring.sample(policy, policy, prompts, 2, seed=0).kl == 0)
 
 
+@pytest.mark.slow
 def test_a_population_trains_as_its_members_do_alone(two_models):
     random = np.random.default_rng(0)
     train, _ = wishlist.prompts()

@@ -346,6 +346,7 @@ def test_a_model_that_no_family_has_is_refused_by_the_field(fields, named):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_biases_that_only_the_family_has_are_zeros(tmp_path):
     fields = {'position': 'learned', 'norm': 'layernorm', 'activation': 'gelu', 'biases': ('query', 'norm')}
     config = Config(model=ModelConfig(**OURS, **fields), data=DataConfig(sequence_length=32))

@@ -148,6 +148,7 @@ def test_processes_end_with_their_launcher(small, tmp_path, one_core):
     assert run.workdir.summary()['status'] == 'interrupted'
 
 
+@pytest.mark.slow
 def test_slurm_through_submitits_local_executor(small, tmp_path, one_core):
     from llm.sweep.slurm import Slurm
 

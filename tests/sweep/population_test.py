@@ -194,6 +194,7 @@ def test_goes_on_to_the_bit_wherever_it_died(trained, base, one_device, tmp_path
         assert same_to_the_bit(path, whole)
 
 
+@pytest.mark.slow
 def test_dying_while_summaries_are_written_loses_nothing(trained, base, one_device, tmp_path, monkeypatch):
     """None is called done before all have their last checkpoint, so none makes its last steps in another company."""
     paths, finish = planned(tmp_path, base), Attempt.finish
@@ -212,6 +213,7 @@ def dies():
     raise Crash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'number, behind', [(signal.SIGINT, [1, 3]), pytest.param(signal.SIGTERM, [], marks=pytest.mark.slow)]
 )

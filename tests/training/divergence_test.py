@@ -60,6 +60,7 @@ def spoil(params, *path, layer=None):
     return params
 
 
+@pytest.mark.slow
 def test_the_diagnosis_names_the_first_thing_that_is_not_finite(tiny):
     params = jax.jit(lambda: create_state(tiny, 0))().params
     batch = jax.tree.map(jnp.asarray, TrainBatches(tiny, prepare(tiny).train).batch(0))

@@ -161,6 +161,7 @@ def test_a_resumed_run_keeps_its_tokenizer(fine_tune, tmp_path):
     assert before == sorted((path.name, path.read_bytes()) for path in (workdir.path / 'tokenizer').iterdir())
 
 
+@pytest.mark.slow
 def test_adapters_and_their_merge(fine_tune, imported, tmp_path):
     workdir, summary = fine_tune('llama3', SFT(), 'sft', lora=LoRAConfig(rank=2))
     assert summary['trained_parameters'] < summary['parameters'] / 4
@@ -172,6 +173,7 @@ def test_adapters_and_their_merge(fine_tune, imported, tmp_path):
         np.testing.assert_allclose(x, y, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', ['gemma', pytest.param('qwen', marks=pytest.mark.slow)])
 def test_preferences_are_learned(fine_tune, family):
     workdir, summary = fine_tune(family, DPO(), 'pairs')

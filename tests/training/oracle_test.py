@@ -184,6 +184,7 @@ def fit_preferences(settings, params, log_reference):
     return run(params)[0].params
 
 
+@pytest.mark.slow
 def test_dpo_on_exact_preferences_finds_the_best_policy(reference):
     params, log_reference = reference
     settings = config(DPO(beta=1.0, label_smoothing=0.1), 1024, 300, 1e-2)

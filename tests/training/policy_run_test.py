@@ -152,6 +152,7 @@ def test_what_cannot_judge_is_refused(run, rewarder, one_device, tmp_path):
         workdir.write_summary(summary)
 
 
+@pytest.mark.slow
 def test_a_function_that_fails_ends_the_run_and_keeps_its_checkpoint(run, one_device, tmp_path):
     file = tmp_path / 'mine.py'
     file.write_text('def reward(prompts, completions, **columns):\n    raise ValueError("no such luck")\n')
@@ -177,6 +178,7 @@ def test_a_policy_starts_from_another_run(run, rewarder, one_device, tmp_path):
     assert first['sampler_logp_gap'] < 1e-5
 
 
+@pytest.mark.slow
 def test_adapters_learn_from_rewards(run, one_device, tmp_path):
     """With the reference for free: it is what they adapt."""
     settings = run(GRPO(rollout=ROLLOUT, reward=FUNCTION, kl_coefficient=0.1), steps=2, lora=LoRAConfig(rank=2))

@@ -127,6 +127,7 @@ def test_a_crash_costs_nothing(kind, stages, one_device, tmp_path, monkeypatch):
         assert first['rewards/margins'] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_is_read_once_and_kept(stages, one_device, tmp_path, monkeypatch):
     """A second start finds it; a damaged file is noticed, and made again from the same parameters."""
     calls = []
@@ -222,6 +223,7 @@ def test_what_does_not_go_together(base, stages, one_device, tmp_path):
     refused(wide, 'make the models agree')
 
 
+@pytest.mark.slow
 def test_a_fork_keeps_the_reference(stages, one_device, tmp_path):
     """What a run has been compared with is what its fork is compared with: the curve goes on as it was."""
     whole = train(stages['dpo'], tmp_path / 'whole', progress=False, devices=one_device)

@@ -22,7 +22,7 @@ from llm.interop.huggingface.fields import Fields
 from llm.interop.huggingface.shards import DTYPES, Shards
 from llm.interop.huggingface.tensors import Placed, Row, expected_shapes, listed, place
 from llm.parallel import mesh as mesh_lib
-from llm.training.train_state import initial_model
+from llm.training.train_state import parameter_shapes
 
 SEQUENCE_LENGTH = 1024  # tokens of a row, in the config of a model with room for them
 STRETCH = 2**20  # bytes read at once; larger ones are slower, and leave more behind in the heap
@@ -119,7 +119,7 @@ def _dtype(fields: Fields, shards: Shards) -> str:
 
 
 def _parameters(family: Family, model: ModelConfig, shards: Shards, mesh: Mesh | None, progress: bool) -> Any:
-    abstract = jax.eval_shape(lambda: initial_model(model, 0))
+    abstract = parameter_shapes(model)
     abstract = mesh_lib.with_shardings(mesh or mesh_lib.one_device(), abstract, abstract)
     placed = place(_table(family, shards), abstract)
     _check(family, model, placed, shards)

@@ -19,7 +19,7 @@ from llm.interop.huggingface.fields import CONFIG_FILE
 from llm.interop.huggingface.shards import INDEX_FILE, WEIGHTS_FILE
 from llm.interop.huggingface.tensors import Placed, place
 from llm.interop.huggingface.whole_folder import whole_folder
-from llm.training.train_state import initial_model
+from llm.training.train_state import parameter_shapes
 
 SHARD_BYTES = 2 * 2**30  # most bytes of one file
 
@@ -97,7 +97,7 @@ def _with_biases(params: Any, model: ModelConfig) -> Any:
             return np.zeros(theirs.shape, dtype) if ours is None else ours
         return {name: filled((ours or {}).get(name), tree) for name, tree in theirs.items()}
 
-    return filled(params, jax.eval_shape(lambda: initial_model(model, 0)))
+    return filled(params, parameter_shapes(model))
 
 
 def tensors(family: Family, params: Any) -> Iterator[tuple[str, np.ndarray]]:
