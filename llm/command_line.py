@@ -175,6 +175,14 @@ def parse(cls: type, arguments: list[str], program: str, description: str | None
         raise UserError(_one_line(said.getvalue())) from None
 
 
+def check_least(args: Any, least: float, *names: str) -> None:
+    """Raises UserError if one of these options is less than it may be; None is no number and passes."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise UserError(f'--{name.replace("_", "-")} is {value}; it must be at least {least}')
+
+
 def _one_line(box: str) -> str:
     """The content of tyro's error box: what is wrong, and the nearest option there is."""
     lines = [re.sub(r'[╭╮╰╯│─]+|^ *-{3,} *$', ' ', line).strip() for line in box.splitlines()]

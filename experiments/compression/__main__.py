@@ -12,7 +12,7 @@ import pathlib
 import sys
 from dataclasses import dataclass
 
-from llm.command_line import parse, script
+from llm.command_line import check_least, parse, script
 from llm.errors import UserError
 
 PROGRAM = 'python -m experiments.compression'
@@ -35,8 +35,7 @@ def main(arguments: list[str]) -> None:
         UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
-    if args.seeds < 1:
-        raise UserError(f'--seeds is {args.seeds}; it must be at least 1')
+    check_least(args, 1, 'seeds')
     if not args.report:
         measure(args)
     from experiments.compression import report

@@ -4,8 +4,7 @@ import dataclasses
 import pathlib
 from dataclasses import dataclass
 
-from llm.command_line import parse, script
-from llm.errors import UserError
+from llm.command_line import check_least, parse, script
 from llm.sweep.options import SweepOptions
 
 PROGRAM = 'python -m experiments.induction'
@@ -26,8 +25,7 @@ def main(arguments: list[str]) -> None:
         UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__)
-    if args.seeds < 1:
-        raise UserError(f'--seeds is {args.seeds}; it must be at least 1')
+    check_least(args, 1, 'seeds')
     from llm import runtime
 
     runtime.prepare_host()

@@ -9,8 +9,7 @@ import dataclasses
 import pathlib
 from dataclasses import dataclass
 
-from llm.command_line import parse, script
-from llm.errors import UserError
+from llm.command_line import check_least, parse, script
 from llm.sweep.options import SweepOptions
 
 PROGRAM = 'python -m experiments.objectives'
@@ -33,9 +32,7 @@ def main(arguments: list[str]) -> None:
         UserError, MachineError, Interrupted: what `script` turns into one line and an exit code.
     """
     args = parse(Args, arguments, PROGRAM, __doc__.split('\n\n')[0])
-    for name in ('seeds', 'steps', 'gaps'):
-        if getattr(args, name) < 1:
-            raise UserError(f'--{name} is {getattr(args, name)}; it must be at least 1')
+    check_least(args, 1, 'seeds', 'steps', 'gaps')
     from llm import runtime
 
     runtime.prepare_host()
